@@ -1,0 +1,9 @@
+// The `openveil` subcommands whose code lives in aggregator/ (cmd_*.c).
+#ifndef OPENVEIL_AGGREGATOR_COMMANDS_H
+#define OPENVEIL_AGGREGATOR_COMMANDS_H
+
+#include "common/cli.h"
+
+extern const struct cli_command cmd_clean, cmd_audit, cmd_releases, cmd_last_open_import;
+
+#endif

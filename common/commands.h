@@ -1,0 +1,12 @@
+// The `openveil` subcommands whose code lives in common/ (cmd_*.c).
+#ifndef OPENVEIL_COMMON_COMMANDS_H
+#define OPENVEIL_COMMON_COMMANDS_H
+
+#include "common/cli.h"
+
+extern const struct cli_command cmd_keys_init, cmd_keys_add;
+extern const struct cli_command cmd_tenant_add, cmd_tenant_list, cmd_tenant_export;
+extern const struct cli_command cmd_token_mint, cmd_token_open;
+extern const struct cli_command cmd_consent_set, cmd_consent_get, cmd_consent_import;
+
+#endif

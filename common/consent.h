@@ -1,0 +1,67 @@
+// Who may be counted (FORMATS 4): the states, the stored record, the decision. Pure; any thread.
+#ifndef OPENVEIL_CONSENT_H
+#define OPENVEIL_CONSENT_H
+
+#include "common/err.h"
+#include "common/event.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum consent_state {
+    CONSENT_UNKNOWN = 0, // no record
+    CONSENT_INFORMED = 1,
+    CONSENT_GRANTED = 2,
+    CONSENT_REFUSED = 3,
+    CONSENT_WITHDRAWN = 4,
+    CONSENT_OBJECTED = 5,
+    CONSENT_STATES
+};
+enum purpose { PURPOSE_DELIVERABILITY = 0, PURPOSE_INACTIVITY = 1 };
+
+#define NOTICE_MAX 32
+
+struct consent_record {
+    uint8_t state;          // enum consent_state
+    bool unreadable;        // stored with an unknown version: denies, and is counted
+    uint32_t since;         // day of this state
+    uint32_t allowed_since; // since when informed or granted has held without a break; DAY_NONE: it does not
+    uint32_t granted_since; // since when granted has; DAY_NONE: it does not
+    char notice[NOTICE_MAX + 1];
+};
+
+extern const char *const consent_state_names[CONSENT_STATES];
+int consent_state_parse(const char *name); // enum consent_state without unknown, or -1
+bool consent_state_leaves(uint8_t state);  // refused, withdrawn, objected
+bool notice_valid(const char *notice);     // 1..32 printable ASCII characters
+
+// The day that must be earlier than an event's for it to count; DAY_NONE where the row allows nothing. `has_basis`: the
+// tenant's configuration names an exemption basis on that day.
+uint32_t consent_needs(const struct consent_record *record, enum message_class message_class, enum regime regime,
+                       bool has_basis, enum purpose purpose);
+// consent_needs, and its day is earlier than `day`.
+bool consent_allows(const struct consent_record *record, enum message_class message_class, enum regime regime,
+                    bool has_basis, enum purpose purpose, uint32_t day);
+
+// The stored record, as the Redis Function writes it: version 1, state 1, since 2, allowed_since 2, granted_since 2, the
+// notice as text. Anything else decodes as `unreadable` (never as an allowing record).
+#define CONSENT_RECORD_VERSION 1
+#define CONSENT_RECORD_MAX (8 + NOTICE_MAX)
+void consent_record_decode(const uint8_t *data, size_t len, struct consent_record *record);
+size_t consent_record_encode(const struct consent_record *record, uint8_t out[CONSENT_RECORD_MAX]);
+
+// Keys of one partition share the hash tag {p}:
+//   ov:{p}:meta              hash: mode (production|rehearsal), epoch, hash (hex SHA-1 chain), version
+//   ov:{p}:bits              hash: tenant -> how many upper bits of the pseudonym select the bucket
+//   ov:{p}:c:<tenant>:<b>    hash, the bucket of upper bits b (lower-case hex): field = the pseudonym's 8 bytes less the
+//                            whole bytes that b fixes, value = the record
+//   ov:{p}:changes           stream, entry id <epoch>-0: t tenant, p pseudonym (hex), s state, d since, n notice, h hash
+#define CONSENT_KEY_SIZE 80
+#define CONSENT_BITS_DEFAULT 8
+#define CONSENT_BITS_MAX 28
+size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32_t tenant, unsigned bits, uint64_t pseudonym);
+// The field within the bucket: its length, 4..8 bytes.
+size_t consent_bucket_field(uint8_t field[8], unsigned bits, uint64_t pseudonym);
+
+#endif

@@ -1,0 +1,68 @@
+// The consent authority as programs use it: a blocking client for the command line (set, get, import) and an
+// asynchronous one for the aggregator (pipelined look-ups on a uv loop). Both load the Redis Function library `openveil`
+// (common/consent.lua) where it is missing or older, and refuse a store of the other mode (rehearsal or production).
+// Errors: ERR_UNREACHABLE (away, loading, restored to an older state, emptied; neither yes nor no), ERR_REFUSED (a rule
+// of FORMATS 4 forbids the change; `err` says which), ERR_INVALID.
+#ifndef OPENVEIL_CONSENT_STORE_H
+#define OPENVEIL_CONSENT_STORE_H
+
+#include "common/config.h"
+#include "common/consent.h"
+
+// What a partition's store had reached: commits remember it, and a store that does not lead on from it is unreachable.
+#define CONSENT_HASH_SIZE 20
+struct consent_stamp {
+    uint64_t epoch;
+    uint8_t hash[CONSENT_HASH_SIZE];
+};
+
+// ---- blocking, one thread -------------------------------------------------------------------------------------------
+struct consent_change {
+    uint32_t tenant;
+    uint64_t pseudonym;
+    uint8_t state;
+    uint32_t since;
+    char notice[NOTICE_MAX + 1];
+    int64_t result; // out: the receipt number (epoch), or a negative ERR_*
+    char reason[120]; // out: why not
+};
+struct consent_store;
+int consent_store_open(struct consent_store **store, const struct config *config, struct err *err) MUST_CHECK;
+void consent_store_close(struct consent_store *store);
+// Applies changes in order, pipelined and batched by partition; per-change outcome in `result`. Returns 0 when Redis has
+// answered for all of them, ERR_UNREACHABLE otherwise (then some may have been applied; applying again is harmless).
+int consent_store_apply(struct consent_store *store, struct consent_change *changes, size_t n, struct err *err) MUST_CHECK;
+int consent_store_get(struct consent_store *store, uint32_t tenant, uint64_t pseudonym, struct consent_record *record,
+                      struct err *err) MUST_CHECK;
+// Many contacts of one tenant, pipelined. For list cleaning.
+int consent_store_get_many(struct consent_store *store, uint32_t tenant, const uint64_t *pseudonyms, size_t n,
+                           struct consent_record *records, struct err *err) MUST_CHECK;
+// Before a large import of a tenant without any contact yet: chooses the bucket bits for `contacts`.
+int consent_store_size_hint(struct consent_store *store, uint32_t tenant, uint64_t contacts, struct err *err) MUST_CHECK;
+
+// ---- asynchronous, on the thread of its uv loop ----------------------------------------------------------------------
+struct consent_client;
+struct consent_query {
+    uint32_t tenant;
+    uint64_t pseudonym;
+    struct consent_record record; // out
+};
+// status 0: every record is filled and `stamp` is the partition's epoch and hash at the end of the look-up.
+// ERR_UNREACHABLE: nothing is known; ask again later. Never called from inside consent_client_lookup.
+typedef void (*consent_done_fn)(void *arg, int status, const struct consent_stamp *stamp);
+struct uv_loop_s;
+int consent_client_create(struct consent_client **client, struct uv_loop_s *loop, const struct config *config,
+                          struct err *err) MUST_CHECK;
+void consent_client_free(struct consent_client *client); // pending look-ups end with ERR_UNREACHABLE first
+// Looks up `n` contacts of one partition (any tenants in it) between two reads of the partition's epoch on one
+// connection; repeated inside where the epoch moved under a changed bucket layout. `known` (may be NULL) is what was
+// committed: the store must lead on from it. `queries` stay the caller's and must live until `done`.
+int consent_client_lookup(struct consent_client *client, uint32_t partition, struct consent_query *queries, size_t n,
+                          const struct consent_stamp *known, consent_done_fn done, void *arg) MUST_CHECK;
+// Every record of a tenant, bucket by bucket; `each` may be called many times before `done`.
+typedef void (*consent_each_fn)(void *arg, uint64_t pseudonym, const struct consent_record *record);
+int consent_client_scan(struct consent_client *client, uint32_t partition, uint32_t tenant,
+                        const struct consent_stamp *known, consent_each_fn each, consent_done_fn done, void *arg) MUST_CHECK;
+bool consent_client_connected(const struct consent_client *client);
+
+#endif

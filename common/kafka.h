@@ -1,0 +1,22 @@
+// What edge and aggregator share of Kafka: client configuration from [kafka], topics created or checked. Threads: any.
+#ifndef OPENVEIL_KAFKA_H
+#define OPENVEIL_KAFKA_H
+
+#include "common/config.h"
+
+#include <librdkafka/rdkafka.h>
+
+// A configuration with brokers, [kafka] properties and our logging set; the caller adds its own and owns it.
+int kafka_conf(rd_kafka_conf_t **conf, const struct config *config, const char *client_id, struct err *err) MUST_CHECK;
+int kafka_conf_set(rd_kafka_conf_t *conf, const char *name, const char *value, struct err *err) MUST_CHECK;
+
+enum kafka_topic { KAFKA_EVENTS, KAFKA_STATE, KAFKA_RELEASES };
+// Creates the topic with its settings where it is missing and checks its number of partitions (and that a state topic's
+// settings erase in time); ERR_REFUSED where they differ, ERR_UNREACHABLE where no broker answers within `timeout_ms`.
+int kafka_topic_ensure(rd_kafka_t *rk, const struct config *config, enum kafka_topic topic, int timeout_ms,
+                       struct err *err) MUST_CHECK;
+// Midnight, in milliseconds, of the wall clock's UTC day: the timestamp of everything that we produce. In rehearsal: of
+// the real day, because a broker refuses timestamps in its future.
+int64_t kafka_timestamp_ms(void);
+
+#endif
