@@ -15,12 +15,14 @@
 #ifndef OPENVEIL_RECORD_H
 #define OPENVEIL_RECORD_H
 
+#include "aggregator/batch.h"
 #include "common/config.h"
 #include "common/consent_store.h"
 #include "common/message.h"
 
 #define RECORD_VERSION 1
 #define LAST_OPEN_KEEP_DAYS 400
+#define HORIZON_DAYS_MAX 6
 #define EDGE_EPOCHS_MAX 64
 #define DAY_RULES_MAX 16
 
@@ -134,6 +136,7 @@ size_t meta_encode(bool rehearsal, uint32_t partitions, uint8_t *out);
 int meta_decode(const uint8_t *value, size_t len, bool *rehearsal, uint32_t *partitions) MUST_CHECK;
 size_t settings_encode(const struct settings *settings, uint8_t *out);
 int settings_decode(const uint8_t *value, size_t len, struct settings *settings) MUST_CHECK; // from_day is the key's
+void settings_free(struct settings *settings); // what settings_decode allocated
 size_t edge_encode(const struct edge_record *edge, uint8_t *out);
 int edge_decode(const uint8_t *value, size_t len, struct edge_record *edge) MUST_CHECK;
 size_t day_encode(const struct day_record *day, uint8_t *out);
