@@ -23,6 +23,7 @@
 #define MESSAGE_BYTES_MAX (2u << 20)
 #define CLOSE_RANGES_MAX 16384
 #define IMPORT_ROWS_MAX 65536
+#define PARTITIONS_MAX 1024
 
 enum message_kind {
     MESSAGE_BLOCK = 1,    // events of one segment and partition, of one UTC day
@@ -111,5 +112,10 @@ int message_decode_retire(const uint8_t *body, size_t body_len, char edge[EDGE_I
 
 // 1..63 of [A-Za-z0-9._-].
 bool edge_id_valid(const char *edge);
+// A known class and regime, and not a scanner's fetch: what may stand in a block.
+static inline bool event_valid(const struct event *event) {
+    return event_class(event) >= CLASS_TRANSACTIONAL && event_class(event) <= CLASS_PROSPECTING &&
+           event_regime(event) <= REGIME_AGGREGATE && event->fetch < FETCH_SCANNER;
+}
 
 #endif

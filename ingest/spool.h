@@ -9,6 +9,7 @@
 
 #include "common/config.h"
 #include "common/event.h"
+#include "common/files.h"
 #include "common/message.h"
 
 struct spool;
@@ -48,6 +49,10 @@ bool spool_nearly_full(const struct spool *spool); // for /ready, before SPOOL_F
 uint64_t spool_bytes(const struct spool *spool);
 // A consumer has all of this segment: delete its file, but keep the newest. Any thread.
 void spool_forget(struct spool *spool, uint64_t segment);
+// The smallest number above `after` of a sealed segment, or ERR_NOT_FOUND; a consumer begins with 0. Any thread.
+int spool_sealed_next(struct spool *spool, uint64_t after, uint64_t *segment) MUST_CHECK;
+// Where a sealed segment's file is, or was: files may be deleted from outside at any time. Any thread.
+int spool_sealed_path(const struct spool *spool, uint64_t segment, char path[PATH_SIZE]) MUST_CHECK;
 // The rules hash that later segments carry; takes effect with the next UTC day. Any thread.
 void spool_set_rules(struct spool *spool, const uint8_t rules_hash[RULES_HASH_SIZE]);
 
