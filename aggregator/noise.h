@@ -12,10 +12,21 @@ struct noise_source {
     void *arg;
 };
 
+// What the sampler asks for: a number uniform below n, and yes with probability numerator / denominator (at most 1).
+// Apart from the words, so that a test can walk through every outcome with its exact probability.
+struct noise_chooser {
+    int (*below)(void *arg, uint64_t n, uint64_t *value);
+    int (*happens)(void *arg, uint64_t numerator, uint64_t denominator, bool *yes);
+    void *arg;
+};
+int noise_discrete_laplace_by(const struct noise_chooser *chooser, struct fraction epsilon, int64_t *value) MUST_CHECK;
+
 // One draw. 0, ERR_LIMIT, or ERR_INVALID for an epsilon that is not in (0, 1].
 int noise_discrete_laplace(const struct noise_source *source, struct fraction epsilon, int64_t *value) MUST_CHECK;
 
-// The stream of one line.
+// The stream of one line: at most NOISE_WORDS_MAX words, 10,000 for each cell of the largest line. A draw takes about 20;
+// the limit is there so that a broken source ends in an error and not in an endless loop.
+#define NOISE_WORDS_MAX (10000ull * 4096)
 struct noise_stream;
 int noise_stream_create(struct noise_stream **stream) MUST_CHECK;                                  // kernel randomness
 int noise_stream_create_seeded(struct noise_stream **stream, const uint8_t seed[32]) MUST_CHECK;   // tests only
