@@ -15,7 +15,7 @@
 #define SEGMENT_PAGE 4096
 #define SEGMENT_HEADER_BYTES_MAX (1u << 20)
 #define SEALED_BYTES_MAX (64u << 20)
-#define LEDGER_PARTITIONS_MAX 1024
+#define LEDGER_PARTITIONS_MAX PARTITIONS_MAX
 
 // What is known of the one day that is not closed, and of all days before it.
 struct ledger {
