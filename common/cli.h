@@ -41,6 +41,7 @@ struct cli_command {
     size_t n_options;
     // Runs with a loaded configuration; returns the exit code. Prints its own errors with cli_error.
     int (*run)(const struct config *config, const struct cli_values *values);
+    bool no_config; // works without a configuration: `config` is NULL then
 };
 
 // "openveil: <text>" on standard error; returns `exit_code` so that a failing line reads `return cli_error(1, "…")`.

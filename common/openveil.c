@@ -1,3 +1,14 @@
-int main(void) {
-    return 0;
+// The command-line tool: the table of its commands. Each command's code lives in its domain's folder (cmd_*.c).
+#include "aggregator/commands.h"
+#include "common/commands.h"
+#include "ingest/commands.h"
+
+static const struct cli_command *const commands[] = {
+    &cmd_config_sample,
+    &cmd_config_check,
+    &cmd_config_man,
+};
+
+int main(int argc, char **argv) {
+    return cli_main(argc, argv, commands, ARRAY_LEN(commands));
 }
