@@ -142,7 +142,7 @@ const char *cli_nearest(const char *word, const char *const *names, size_t n) {
     return nearest;
 }
 
-// Help -----------------------------------------------------------------------------------------------------------------
+// ---- Help ----
 
 static void print_options(const struct cli_option *options, size_t n) {
     for (size_t i = 0; i < n; i++) {
@@ -187,7 +187,7 @@ static void print_commands(const struct cli_command *const *commands, size_t n, 
     printf("\n`openveil COMMAND --help` tells more about one command.\n");
 }
 
-// Options --------------------------------------------------------------------------------------------------------------
+// ---- Options ----
 
 static const struct cli_option *option_find(const struct cli_option *options, size_t n, const char *name, size_t len) {
     for (size_t i = 0; i < n; i++)
@@ -280,7 +280,7 @@ static int check_complete(const struct cli_values *values) {
     return 0;
 }
 
-// The command's words ----------------------------------------------------------------------------------------------------
+// ---- The command's words ----
 
 struct words {
     const char *at[WORDS_MAX];
@@ -340,7 +340,7 @@ static int unknown_command(const struct cli_values *values, const struct cli_com
     return usage_error(values, "unknown command \"%s\"; `openveil --help` lists all", typed);
 }
 
-// Running ----------------------------------------------------------------------------------------------------------------
+// ---- Running ----
 
 static void apply_log_level(const struct config *config) {
     static const char *const names[] = {"error", "warn", "info", "debug"};

@@ -248,8 +248,8 @@ static void provider_add(struct parser *parser, unsigned line, char *entry) {
             number = (unsigned)strtoul(entry, NULL, 10);
     }
     if (number < PROVIDERS_BUILTIN || number >= PROVIDERS_MAX) {
-        problem(parser, line, "providers must be NUMBER=NAME, comma separated, numbers from %d to %d", PROVIDERS_BUILTIN,
-                PROVIDERS_MAX - 1);
+        problem(parser, line, "providers must be NUMBER=NAME, comma separated, numbers from %d to %d",
+                PROVIDERS_BUILTIN, PROVIDERS_MAX - 1);
         return;
     }
     size_t len = strlen(name);
@@ -364,7 +364,8 @@ static void config_finish(struct parser *parser) {
     if (config->release_epsilon.numerator > config->release_epsilon.denominator)
         problem(parser, parser->lines[CONFIG_AT_release_epsilon], "epsilon must be at most 1");
     if (config->spool_bytes_max < 2 * config->spool_segment_bytes)
-        problem(parser, parser->lines[CONFIG_AT_spool_bytes_max], "bytes_max must be at least twice segment_bytes (%llu)",
+        problem(parser, parser->lines[CONFIG_AT_spool_bytes_max],
+                "bytes_max must be at least twice segment_bytes (%llu)",
                 (unsigned long long)config->spool_segment_bytes);
     if (address_parse(config->ingest_listen, host, &port) == 0 && port != 0 &&
         strcmp(config->ingest_listen, config->ingest_admin_listen) == 0)
