@@ -137,11 +137,7 @@ static int sync_parent(const char *path, struct err *err) {
     return dir_sync(dir, err);
 }
 
-int file_replace(const char *path, mode_t mode, const void *data, size_t len, struct err *err) {
-    char temporary[PATH_SIZE];
-    int n = snprintf(temporary, sizeof temporary, "%s.tmp.%d", path, (int)getpid());
-    if (n < 0 || (size_t)n >= sizeof temporary)
-        return err_set(err, ERR_LIMIT, "the path %.200s… is too long", path);
+static int temporary_write(const char *temporary, mode_t mode, const void *data, size_t len, struct err *err) {
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
     if (fd < 0)
         return err_errno(err, ERR_IO, "cannot create %s", temporary);
@@ -150,12 +146,44 @@ int file_replace(const char *path, mode_t mode, const void *data, size_t len, st
         rc = err_errno(err, ERR_IO, "cannot write %s", temporary);
     if (close(fd) != 0 && rc == 0)
         rc = err_errno(err, ERR_IO, "cannot close %s", temporary);
-    if (rc == 0 && rename(temporary, path) != 0)
-        rc = err_errno(err, ERR_IO, "cannot rename %s to %s", temporary, path);
+    if (rc != 0)
+        unlink(temporary);
+    return rc;
+}
+
+static int temporary_name(char temporary[PATH_SIZE], const char *path, struct err *err) {
+    int n = snprintf(temporary, PATH_SIZE, "%s.tmp.%d", path, (int)getpid());
+    if (n < 0 || n >= PATH_SIZE)
+        return err_set(err, ERR_LIMIT, "the path %.200s… is too long", path);
+    return 0;
+}
+
+int file_replace(const char *path, mode_t mode, const void *data, size_t len, struct err *err) {
+    char temporary[PATH_SIZE];
+    int rc = temporary_name(temporary, path, err);
     if (rc == 0)
+        rc = temporary_write(temporary, mode, data, len, err);
+    if (rc != 0)
+        return rc;
+    if (rename(temporary, path) == 0)
         return sync_parent(path, err);
+    rc = err_errno(err, ERR_IO, "cannot rename %s to %s", temporary, path);
     unlink(temporary);
     return rc;
+}
+
+int file_create(const char *path, mode_t mode, const void *data, size_t len, struct err *err) {
+    char temporary[PATH_SIZE];
+    int rc = temporary_name(temporary, path, err);
+    if (rc == 0)
+        rc = temporary_write(temporary, mode, data, len, err);
+    if (rc != 0)
+        return rc;
+    if (link(temporary, path) != 0) // unlike rename, fails where the name is taken
+        rc = errno == EEXIST ? err_set(err, ERR_EXISTS, "%s exists already", path)
+                             : err_errno(err, ERR_IO, "cannot create %s", path);
+    unlink(temporary);
+    return rc == 0 ? sync_parent(path, err) : rc;
 }
 
 int dir_mark(const char *path, bool rehearsal, struct err *err) {

@@ -22,6 +22,8 @@ int dir_sync(const char *path, struct err *err) MUST_CHECK;
 int file_read(const char *path, size_t bytes_max, char **data, size_t *len, struct err *err) MUST_CHECK;
 // Replaces `path`: temporary file, write, fsync, rename, fsync of the directory. A reader sees the old or the new bytes.
 int file_replace(const char *path, mode_t mode, const void *data, size_t len, struct err *err) MUST_CHECK;
+// Creates `path` in the same way, but never replaces: ERR_EXISTS where there is such a file.
+int file_create(const char *path, mode_t mode, const void *data, size_t len, struct err *err) MUST_CHECK;
 // pread/pwrite until all is done; ERR_IO otherwise. read_full: ERR_AGAIN where the file ends before `len`.
 int write_full(int fd, const void *data, size_t len, off_t offset) MUST_CHECK;
 int read_full(int fd, void *data, size_t len, off_t offset) MUST_CHECK;

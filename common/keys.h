@@ -25,4 +25,8 @@ int keys_create(const char *dir, struct err *err) MUST_CHECK;
 // Creates the next token key and returns its id (0..255), or ERR_LIMIT.
 int keys_add(const char *dir, struct err *err) MUST_CHECK;
 
+// One key file: 64 hex digits and a line feed. ERR_NOT_FOUND, ERR_REFUSED (group or others may touch it), ERR_INVALID.
+int key_file_read(const char *path, uint8_t key[KEY_SIZE], struct err *err) MUST_CHECK;
+int key_file_write(const char *path, bool replace, const uint8_t key[KEY_SIZE], struct err *err) MUST_CHECK;
+
 #endif

@@ -4,6 +4,7 @@
 #ifndef OPENVEIL_TENANT_H
 #define OPENVEIL_TENANT_H
 
+#include "common/dir_watch.h"
 #include "common/err.h"
 #include "common/token.h"
 
@@ -15,6 +16,7 @@
 #define STREAM_NAME_MAX 63
 #define EXEMPTION_BASIS_MAX 500
 #define TENANTS_MAX 100000
+#define TENANT_VERSIONS_MAX 1000
 
 struct stream {
     uint16_t number;
@@ -33,8 +35,8 @@ struct tenant {
     uint32_t id;
     size_t n_versions;                // at least 1
     struct tenant_version *versions;  // ascending from_day
-    bool own_contact_key;             // the tenant brought a contact key of its own
-    uint8_t contact_key[KEY_SIZE];
+    bool own_contact_key;             // the tenant brought a contact key of its own: <id>.contact.key beside its file
+    uint8_t contact_key[KEY_SIZE];    // that key; zeros in a tenant of a table, whose readers never need it
 };
 
 struct tenant_table; // opaque: an immutable set of tenants
@@ -50,6 +52,18 @@ int tenant_load(struct tenant *tenant, const char *dir, uint32_t id, struct err 
 void tenant_free(struct tenant *tenant);
 // Writes a tenant's file; ERR_EXISTS where `create` and it exists.
 int tenant_store(const struct tenant *tenant, const char *dir, bool create, struct err *err) MUST_CHECK;
+// Its rules, as load and store apply them: names, order, bounds, and days of inactivity that change once in 12 months.
+int tenant_check(const struct tenant *tenant, struct err *err) MUST_CHECK;
+
+// What its file holds, for output; NULL where memory is short.
+struct json_t;
+struct json_t *tenant_json(const struct tenant *tenant);
+
+// The contact key of a tenant from tenant_load: its own, or the one derived from the contact master. ERR_NOT_FOUND
+// where `keys` hold no contact master.
+struct keys;
+int tenant_contact_key(const struct tenant *tenant, const struct keys *keys, uint8_t key[KEY_SIZE], struct err *err)
+    MUST_CHECK;
 
 // The version in force on `day`; NULL before the tenant's first day.
 const struct tenant_version *tenant_version_on(const struct tenant *tenant, uint32_t day);
@@ -57,14 +71,5 @@ static inline uint32_t tenant_first_day(const struct tenant *tenant) {
     return tenant->versions[0].from_day;
 }
 const struct stream *tenant_stream(const struct tenant_version *version, uint16_t number); // NULL where unknown
-
-// Calls back, from the uv loop, soon after a file in `dir` was created, renamed or removed (inotify, and a look at the
-// directory's mtime every second where that is not to be had). Used to reload keys and tenants without a restart.
-struct uv_loop_s;
-struct dir_watch;
-typedef void (*dir_watch_fn)(void *arg);
-int dir_watch_start(struct dir_watch **watch, struct uv_loop_s *loop, const char *dir, dir_watch_fn changed, void *arg,
-                    struct err *err) MUST_CHECK;
-void dir_watch_stop(struct dir_watch *watch); // frees it once the loop has closed its handles
 
 #endif
