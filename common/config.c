@@ -226,7 +226,7 @@ static int parse_lines(struct parser *parser) {
     return 0;
 }
 
-static const char *const builtin_providers[PROVIDERS_BUILTIN] = {
+const char *const provider_builtin_names[PROVIDERS_BUILTIN] = {
     "other", "gmail", "outlook", "yahoo", "icloud", "orange", "free",
     "sfr", "laposte", "gmx", "web.de", "t-online", "libero", "proton"};
 
@@ -268,7 +268,7 @@ static void provider_add(struct parser *parser, unsigned line, char *entry) {
 static void finish_providers(struct parser *parser) {
     struct config *config = parser->config;
     for (size_t i = 0; i < PROVIDERS_BUILTIN; i++) {
-        config->provider_names[i] = strdup(builtin_providers[i]);
+        config->provider_names[i] = strdup(provider_builtin_names[i]);
         parser->nomem |= config->provider_names[i] == NULL;
     }
     char *list = strdup(config->release_providers);

@@ -6,6 +6,7 @@
 
 #include "common/clock.h"
 #include "common/err.h"
+#include "common/event.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -48,7 +49,8 @@ int config_parse(struct config *config, const char *name, const char *text, size
     MUST_CHECK;
 void config_free(struct config *config);
 
-// Provider names, built in (FORMATS 2: 0 other … 13 proton) and configured: the number, or -1.
+extern const char *const provider_builtin_names[PROVIDERS_BUILTIN]; // FORMATS 2: 0 other … 13 proton
+// Provider names, built in and configured: the number, or -1.
 int config_provider_number(const struct config *config, const char *name);
 
 // "a/b" of positive integers without a common divisor; 0 or ERR_INVALID.
