@@ -244,8 +244,8 @@ static void addresses(void **state) {
     assert_int_equal(port, 65535);
     assert_int_equal(address_parse("edge-1.example:0", host, &port), 0);
     assert_string_equal(host, "edge-1.example");
-    const char *bad[] = {"", ":", "host", "host:", ":80", "host:65536", "host:-1", "host:+1", "::1:80", "[::1]80", "[]:80",
-                         "[::g]:80", "ho st:80", "[host]:80", "[::1:80"};
+    const char *bad[] = {"", ":", "host", "host:", ":80", "host:65536", "host:-1", "host:+1", "::1:80", "[::1]80",
+                         "[]:80", "[::g]:80", "ho st:80", "[host]:80", "[::1:80"};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         assert_int_equal(address_parse(bad[i], host, &port), ERR_INVALID);
     char name[300];
