@@ -1,0 +1,51 @@
+"""What the benchmarks share: CPU time of processes with all their threads, interleaved repetition, figures."""
+import os
+import statistics
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "deploy"))
+BIN = os.environ.get("OPENVEIL_BIN", os.path.join(ROOT, "build", "release", "bin"))
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pids):
+    """User and system time of these processes, all threads."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            fields = stat.read().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICK
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pinned(core, argv):
+    return ["taskset", "-c", str(core)] + argv
+
+
+def load(address, tokens, connections, seconds, rate=0, warmup=1, core=1):
+    """One run of the load client: {name: number}."""
+    argv = pinned(core, [os.path.join(BIN, "bench-loadgen"), "--address", address, "--tokens", tokens, "--connections",
+                         str(connections), "--seconds", str(seconds), "--warmup", str(warmup), "--rate", str(rate)])
+    out = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, timeout=seconds + warmup + 60).stdout
+    return {name: float(value) for name, value in (pair.split("=") for pair in out.split())}
+
+
+def figure(name, values, unit):
+    """Prints the median, and the spread beside it as a comment line."""
+    values = sorted(values)
+    median = statistics.median(values)
+    print(f"# {name}: {len(values)} runs, lowest {values[0]:.4g}, highest {values[-1]:.4g}")
+    print(f"figure {name} {median:.4g} {unit}", flush=True)
+    return median
