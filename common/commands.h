@@ -6,7 +6,7 @@
 
 extern const struct cli_command cmd_config_sample, cmd_config_check, cmd_config_man;
 extern const struct cli_command cmd_keys_init, cmd_keys_add;
-extern const struct cli_command cmd_tenant_add, cmd_tenant_list, cmd_tenant_export;
+extern const struct cli_command cmd_tenant_add, cmd_tenant_change, cmd_tenant_list, cmd_tenant_export;
 extern const struct cli_command cmd_token_mint, cmd_token_open;
 extern const struct cli_command cmd_consent_set, cmd_consent_get, cmd_consent_import;
 

@@ -9,6 +9,9 @@ enum message_class { CLASS_TRANSACTIONAL = 1, CLASS_REQUESTED = 2, CLASS_PROSPEC
 enum regime { REGIME_EXEMPTION = 0, REGIME_CONSENT = 1, REGIME_AGGREGATE = 2 };
 enum fetch { FETCH_PERSON = 0, FETCH_MACHINE = 1, FETCH_SCANNER = 2 };
 
+extern const char *const message_class_names[4]; // by enum message_class; the first is NULL
+int message_class_parse(const char *name);       // enum message_class, or -1
+
 #define PROVIDER_OTHER 0
 #define PROVIDERS_BUILTIN 14
 #define PROVIDERS_MAX 256

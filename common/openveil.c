@@ -4,6 +4,14 @@
 #include "ingest/commands.h"
 
 static const struct cli_command *const commands[] = {
+    &cmd_keys_init,
+    &cmd_keys_add,
+    &cmd_tenant_add,
+    &cmd_tenant_change,
+    &cmd_tenant_list,
+    &cmd_tenant_export,
+    &cmd_token_mint,
+    &cmd_token_open,
     &cmd_config_sample,
     &cmd_config_check,
     &cmd_config_man,
