@@ -75,7 +75,7 @@ static void timed_out(uv_timer_t *timer) {
     connection_close(timer->data);
 }
 
-// Our side is done; the client's end or the time-out closes, so that its last bytes cannot turn the answer into a reset.
+// Our side is done. The client's end or the time-out closes, so that its last bytes cannot make the answer a reset.
 static void shut_down(uv_shutdown_t *request, int status) {
     struct connection *c = request->data;
     if (status != 0)
@@ -262,8 +262,7 @@ static int listen_on(struct admin *admin, const char *address, struct err *err) 
         rc = uv_listen((uv_stream_t *)&admin->listener, CONNECTIONS_MAX, on_connection);
     if (rc == UV_EADDRINUSE)
         return err_set(err, ERR_IO,
-                       "cannot listen on %s: it is taken; stop the program that has it, or set admin_listen to another port",
-                       address);
+                       "cannot listen on %s: it is taken; stop its owner or change admin_listen", address);
     if (rc != 0)
         return err_set(err, ERR_IO, "cannot listen on admin_listen = %s: %s", address, uv_strerror(rc));
     return 0;

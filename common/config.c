@@ -1,5 +1,6 @@
 #include "common/config.h"
 
+#include "common/cidr.h"
 #include "common/cli.h"
 #include "common/config_table.h"
 #include "common/event.h"
@@ -372,6 +373,11 @@ static void config_finish(struct parser *parser) {
         problem(parser, parser->lines[CONFIG_AT_ingest_admin_listen], "listen and admin_listen must be two addresses");
     if (config->ingest_proxy_protocol && config->ingest_trusted_cidrs[0] == '\0')
         problem(parser, parser->lines[CONFIG_AT_ingest_proxy_protocol], "proxy_protocol needs trusted_cidrs");
+    struct cidr cidrs[CONFIG_CIDRS_MAX];
+    if (cidr_parse_list(config->ingest_trusted_cidrs, cidrs, CONFIG_CIDRS_MAX) < 0)
+        problem(parser, parser->lines[CONFIG_AT_ingest_trusted_cidrs],
+                "trusted_cidrs must be at most %d ranges like 10.0.0.0/8 or 2001:db8::/32, comma separated",
+                CONFIG_CIDRS_MAX);
     if (strchr(config->redis_address, '/') == NULL && address_parse(config->redis_address, host, &port) != 0)
         problem(parser, parser->lines[CONFIG_AT_redis_address], "address must be HOST:PORT or the path of a socket");
 }
