@@ -413,3 +413,75 @@ int kafka_topic_ensure(rd_kafka_t *rk, const struct config *config, enum kafka_t
         nanosleep(&pause, NULL);
     }
 }
+
+// ---- Mode ----
+
+// The newest of our messages in start..end: 1 rehearsal, 0 production, -1 none of ours, ERR_UNREACHABLE.
+static int mode_read(rd_kafka_topic_t *topic, int64_t start, int64_t end, int timeout_ms) {
+    int64_t deadline = clock_monotonic_ms() + timeout_ms;
+    int mode = -1;
+    if (rd_kafka_consume_start(topic, 0, start) != 0)
+        return ERR_UNREACHABLE;
+    for (bool more = true; more;) {
+        rd_kafka_message_t *message = rd_kafka_consume(topic, 0, 100);
+        struct message_head head;
+        const uint8_t *body;
+        size_t body_len;
+        if (clock_monotonic_ms() >= deadline) {
+            mode = ERR_UNREACHABLE;
+            more = false;
+        }
+        if (message == NULL)
+            continue;
+        if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+            more = false;
+        } else if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR && more) {
+            if (message->payload != NULL &&
+                message_decode_head(message->payload, message->len, &head, &body, &body_len) == 0)
+                mode = head.rehearsal ? 1 : 0;
+            more = message->offset < end - 1;
+        }
+        rd_kafka_message_destroy(message);
+    }
+    rd_kafka_consume_stop(topic, 0);
+    return mode;
+}
+
+int kafka_mode_check(rd_kafka_t *rk, const struct config *config, int timeout_ms, struct err *err) {
+    int64_t low, high;
+    char text[256];
+    rd_kafka_conf_t *conf = NULL;
+    rd_kafka_resp_err_t code =
+        rd_kafka_query_watermark_offsets(rk, config->kafka_topic_events, 0, &low, &high, timeout_ms);
+    if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return err_set(err, ERR_UNREACHABLE, "cannot look at the topic %s: %s", config->kafka_topic_events,
+                       rd_kafka_err2str(code));
+    if (high <= low)
+        return 0;
+    int rc = kafka_conf(&conf, config, "openveil-mode-check", err);
+    if (rc == 0)
+        rc = kafka_conf_set(conf, "enable.partition.eof", "true", err);
+    if (rc != 0) {
+        if (conf != NULL)
+            rd_kafka_conf_destroy(conf);
+        return rc;
+    }
+    rd_kafka_t *reader = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
+    if (reader == NULL) {
+        rd_kafka_conf_destroy(conf);
+        return err_set(err, ERR_INVALID, "cannot start a Kafka consumer: %.256s", text);
+    }
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(reader, config->kafka_topic_events, NULL);
+    CHECK(topic != NULL);
+    int mode = mode_read(topic, high - low > 8 ? high - 8 : low, high, timeout_ms);
+    rd_kafka_topic_destroy(topic);
+    rd_kafka_destroy(reader);
+    if (mode == ERR_UNREACHABLE)
+        return err_set(err, ERR_UNREACHABLE, "cannot read the topic %s now", config->kafka_topic_events);
+    if (mode >= 0 && (mode == 1) != config->rehearsal)
+        return err_set(err, ERR_REFUSED,
+                       "the topic %s belongs to %s and this process runs in %s: name another topic, or start %s "
+                       "--rehearsal", config->kafka_topic_events, mode == 1 ? "a rehearsal" : "production",
+                       config->rehearsal ? "a rehearsal" : "production", config->rehearsal ? "without" : "with");
+    return 0;
+}

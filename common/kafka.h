@@ -15,6 +15,9 @@ enum kafka_topic { KAFKA_EVENTS, KAFKA_STATE, KAFKA_RELEASES };
 // settings erase in time); ERR_REFUSED where they differ, ERR_UNREACHABLE where no broker answers within `timeout_ms`.
 int kafka_topic_ensure(rd_kafka_t *rk, const struct config *config, enum kafka_topic topic, int timeout_ms,
                        struct err *err) MUST_CHECK;
+// Looks at the last messages of the events topic (partition 0): ERR_REFUSED where a rehearsal wrote them and this is
+// production, or the other way round; ERR_UNREACHABLE where no broker answers within `timeout_ms`. An empty topic is fine.
+int kafka_mode_check(rd_kafka_t *rk, const struct config *config, int timeout_ms, struct err *err) MUST_CHECK;
 // Midnight, in milliseconds, of the wall clock's UTC day: the timestamp of everything that we produce. In rehearsal: of
 // the real day, because a broker refuses timestamps in its future.
 int64_t kafka_timestamp_ms(void);
