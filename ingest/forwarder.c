@@ -42,6 +42,7 @@ struct forwarder {
     uint64_t taken; // the last segment given to the library
     uint64_t known; // the last segment counted in the backlog
     bool topic_checked;
+    uint64_t judged;  // the last segment found damaged or gone, so that none is counted twice
     uint64_t damaged; // segments in the backlog that can't be sent
     bool broken; // this producer is of no more use
 
@@ -215,6 +216,20 @@ static void segment_produce(struct forwarder *forwarder, struct flight *flight, 
     }
 }
 
+// A segment that cannot be sent. A damaged one stays in the backlog, so that somebody sees it.
+static void segment_skip(struct forwarder *forwarder, uint64_t segment, int why, const struct err *err) {
+    forwarder->taken = segment;
+    if (segment <= forwarder->judged)
+        return;
+    forwarder->judged = segment;
+    if (why == ERR_NOT_FOUND) {
+        atomic_fetch_sub(&forwarder->backlog, 1);
+        return;
+    }
+    log_error("%s", err->text);
+    forwarder->damaged++;
+}
+
 // Takes the next segment: true where there may be more to take now.
 static bool segment_take(struct forwarder *forwarder, uint64_t segment) {
     struct sealed sealed;
@@ -229,15 +244,9 @@ static bool segment_take(struct forwarder *forwarder, uint64_t segment) {
             fail(forwarder, &err);
             return false;
         }
-        if (rc == ERR_NOT_FOUND)
-            atomic_fetch_sub(&forwarder->backlog, 1);
-        else if (rc != ERR_CORRUPT)
+        if (rc != ERR_CORRUPT && rc != ERR_NOT_FOUND)
             return false; // out of memory or descriptors: the next round tries again
-        if (rc == ERR_CORRUPT) {
-            log_error("%s", err.text);
-            forwarder->damaged++;
-        }
-        forwarder->taken = segment;
+        segment_skip(forwarder, segment, rc, &err);
         return true;
     }
     flight->segment = segment;
