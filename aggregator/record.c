@@ -318,7 +318,7 @@ size_t last_open_encode(struct last_open last_open, uint8_t *out) {
 }
 
 int last_open_decode(const uint8_t *value, size_t len, struct last_open *last_open) {
-    if (len != 3 || value[2] > AGE_NONE)
+    if (len != 3 || value[2] > AGE_NONE || load_u16(value) == 0)
         return ERR_CORRUPT;
     *last_open = (struct last_open){.day = load_u16(value), .frozen_age = value[2]};
     return 0;
