@@ -1,0 +1,201 @@
+// Which segments are in, what an edge closed, and what can't be complete.
+#include "aggregator/edges.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <string.h>
+
+#define DAY 20000u
+
+static struct message_head head_of(uint64_t epoch, uint64_t epoch_first, uint64_t segment, uint32_t day) {
+    return (struct message_head){
+        .kind = MESSAGE_BLOCK, .epoch = epoch, .epoch_first = epoch_first, .segment = segment, .day = day};
+}
+
+static uint64_t take(struct edge_record *edge, uint64_t epoch, uint64_t epoch_first, uint64_t segment, uint32_t day) {
+    struct message_head head = head_of(epoch, epoch_first, segment, day);
+    assert_false(edge_has_seen(edge, &head));
+    return edge_mark_seen(edge, &head);
+}
+
+static bool seen(const struct edge_record *edge, uint64_t epoch, uint64_t segment, uint32_t day) {
+    struct message_head head = head_of(epoch, segment, segment, day);
+    return edge_has_seen(edge, &head);
+}
+
+static struct edge_closing close_day(struct edge_record *edge, uint64_t epoch, uint32_t from, uint32_t day,
+                                     const struct segment_range *ranges, size_t n) {
+    struct message_head head = head_of(epoch, 1, 99, day);
+    struct close_body body = {.from_day = from, .n_ranges = n, .ranges = ranges};
+    return edge_close(edge, &head, &body);
+}
+
+static void a_message_is_seen_once(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    for (uint64_t segment = 1; segment <= 5; segment++)
+        assert_int_equal(take(&edge, 7, 1, segment, DAY), 0);
+    for (uint64_t segment = 0; segment <= 5; segment++)
+        assert_true(seen(&edge, 7, segment, DAY));
+    assert_false(seen(&edge, 7, 6, DAY));
+    assert_false(seen(&edge, 8, 3, DAY));
+}
+
+static void gaps_fill_in_any_order(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    assert_int_equal(take(&edge, 7, 1, 1, DAY), 0);
+    assert_int_equal(take(&edge, 7, 1, 10, DAY), 8);
+    assert_int_equal(take(&edge, 7, 1, 5, DAY), 0); // splits 2..9
+    assert_int_equal(take(&edge, 7, 1, 2, DAY), 0);
+    assert_int_equal(take(&edge, 7, 1, 9, DAY), 0);
+    assert_true(seen(&edge, 7, 5, DAY) && seen(&edge, 7, 2, DAY) && seen(&edge, 7, 9, DAY));
+    assert_false(seen(&edge, 7, 3, DAY) || seen(&edge, 7, 8, DAY));
+    const uint64_t rest[] = {3, 4, 6, 7, 8};
+    for (size_t i = 0; i < ARRAY_LEN(rest); i++)
+        take(&edge, 7, 1, rest[i], DAY);
+    assert_int_equal(edge.epochs[0].n_gaps, 0);
+    assert_int_equal(edge.incomplete_through, DAY_NONE);
+}
+
+static void too_many_gaps_give_up_the_oldest(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    for (uint64_t i = 0; i <= EDGE_GAPS_MAX; i++)
+        assert_int_equal(take(&edge, 7, 1, 2 + 2 * i, DAY), 1);
+    assert_int_equal(edge.incomplete_through, DAY);
+    assert_true(seen(&edge, 7, 1, DAY)); // given up: may never count any more
+    assert_false(seen(&edge, 7, 3, DAY));
+}
+
+static void a_close_checks_its_ranges(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    take(&edge, 7, 1, 1, DAY);
+    take(&edge, 7, 1, 2, DAY);
+    struct segment_range ranges[] = {{7, 1, 2}};
+    struct edge_closing closing = close_day(&edge, 7, DAY, DAY, ranges, 1);
+    assert_true(closing.closes && !closing.missing && closing.from_day == DAY);
+    assert_int_equal(edge.closed_through, DAY);
+    assert_int_equal(edge.incomplete_through, DAY_NONE);
+    closing = close_day(&edge, 7, DAY, DAY, ranges, 1);
+    assert_false(closing.closes);
+
+    take(&edge, 7, 1, 5, DAY + 1);
+    ranges[0] = (struct segment_range){7, 4, 5};
+    closing = close_day(&edge, 7, DAY + 1, DAY + 1, ranges, 1);
+    assert_true(closing.closes && closing.missing);
+    assert_int_equal(edge.incomplete_through, DAY + 1);
+    // The day after can be complete again.
+    take(&edge, 7, 1, 6, DAY + 2);
+    ranges[0] = (struct segment_range){7, 6, 6};
+    assert_false(close_day(&edge, 7, DAY + 2, DAY + 2, ranges, 1).missing);
+    assert_int_equal(edge.incomplete_through, DAY + 1);
+}
+
+static void an_edge_that_was_off_closes_many_days(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    struct edge_closing closing = close_day(&edge, 7, DAY, DAY + 3, NULL, 0);
+    assert_true(closing.closes && closing.from_day == DAY);
+    assert_int_equal(edge.closed_through, DAY + 3);
+    // A marker that skips days leaves them lost.
+    closing = close_day(&edge, 7, DAY + 6, DAY + 7, NULL, 0);
+    assert_int_equal(closing.from_day, DAY + 6);
+    assert_int_equal(edge.incomplete_through, DAY + 5);
+    struct edge_record nobody = {0};
+    assert_false(close_day(&nobody, 7, DAY, DAY, NULL, 0).registered);
+}
+
+static void epochs_are_forgotten_when_closed(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    take(&edge, 7, 1, 1, DAY);
+    take(&edge, 8, 2, 2, DAY);
+    take(&edge, 9, 3, 3, DAY);
+    const struct segment_range ranges[] = {{7, 1, 1}, {8, 2, 2}, {9, 3, 3}};
+    assert_false(close_day(&edge, 9, DAY, DAY, ranges, 3).missing);
+    assert_int_equal(edge.n_epochs, 1);
+    assert_true(seen(&edge, 7, 1, DAY)); // by its closed day
+    assert_true(seen(&edge, 9, 3, DAY));
+    assert_false(seen(&edge, 10, 4, DAY + 1));
+    for (uint64_t epoch = 100; epoch < 100 + EDGE_EPOCHS_MAX; epoch++)
+        take(&edge, epoch, epoch, epoch, DAY + 1);
+    assert_int_equal(edge.n_epochs, EDGE_EPOCHS_MAX);
+    assert_int_equal(edge.incomplete_through, DAY + 1);
+}
+
+static void registering_again_means_a_lost_spool(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    assert_false(edge_register(&edge, DAY + 2));
+    assert_int_equal(edge.registered_day, DAY);
+    assert_int_equal(edge.incomplete_through, DAY + 2);
+    assert_int_equal(edge.closed_through, DAY + 1);
+    edge.retired = true;
+    assert_true(edge_register(&edge, DAY + 9));
+    assert_false(edge.retired);
+    assert_int_equal(edge.incomplete_through, DAY + 2);
+    assert_int_equal(edge.closed_through, DAY + 8);
+}
+
+static void a_day_is_through(void **state) {
+    (void)state;
+    assert_true(edge_is_through(DAY_NONE, 0, false, DAY));
+    assert_true(edge_is_through(DAY + 1, DAY, false, DAY));
+    assert_false(edge_is_through(DAY, DAY - 1, false, DAY));
+    assert_true(edge_is_through(DAY, DAY - 1, true, DAY));
+    assert_true(edge_is_through(DAY, DAY, false, DAY));
+}
+
+static void a_days_ledger(void **state) {
+    (void)state;
+    struct day_record record = {0};
+    struct message_head head = head_of(7, 1, 9, DAY);
+    struct close_body body = {.counts = {.requests = 12, .recorded = 10, .drops = {2}}, .recorded_here = 4};
+    day_add_close(&record, DAY - 1, &head, &body);
+    assert_int_equal(record.n_edges_closed, 1);
+    assert_int_equal(record.edges.requests, 0);
+    day_add_close(&record, DAY, &head, &body);
+    assert_int_equal(record.edges.requests, 12);
+    assert_int_equal(record.edges.drops[0], 2);
+    assert_int_equal(record.recorded_here, 4);
+
+    uint8_t hash[RULES_HASH_SIZE] = {0};
+    const uint8_t firsts[] = {9, 3, 200, 3, 9};
+    for (size_t i = 0; i < ARRAY_LEN(firsts); i++) {
+        hash[0] = firsts[i];
+        assert_true(day_add_rules(&record, hash));
+    }
+    assert_int_equal(record.n_rules, 3);
+    assert_true(record.rules[0][0] == 3 && record.rules[1][0] == 9 && record.rules[2][0] == 200);
+    for (uint8_t i = 10; i < 10 + DAY_RULES_MAX - 3; i++) {
+        hash[0] = i;
+        assert_true(day_add_rules(&record, hash));
+    }
+    hash[0] = 250;
+    assert_false(day_add_rules(&record, hash));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_message_is_seen_once),
+        cmocka_unit_test(gaps_fill_in_any_order),
+        cmocka_unit_test(too_many_gaps_give_up_the_oldest),
+        cmocka_unit_test(a_close_checks_its_ranges),
+        cmocka_unit_test(an_edge_that_was_off_closes_many_days),
+        cmocka_unit_test(epochs_are_forgotten_when_closed),
+        cmocka_unit_test(registering_again_means_a_lost_spool),
+        cmocka_unit_test(a_day_is_through),
+        cmocka_unit_test(a_days_ledger),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
