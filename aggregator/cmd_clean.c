@@ -1,0 +1,261 @@
+// `openveil clean`: one bit per contact of a sender's list, for cleaning it and for nothing else.
+#include "aggregator/clean.h"
+#include "aggregator/clean_list.h"
+#include "aggregator/commands.h"
+#include "aggregator/journal.h"
+#include "aggregator/run_log.h"
+#include "common/keys.h"
+#include "common/lines.h"
+
+#include <string.h>
+
+enum { EXIT_NOT_NOW = 3, EXIT_NOT_MEASURED = 4, EXIT_SHARE = 5 };
+#define SHARE_DEFAULT 30
+#define LOOK_UP_AT_ONCE 8192
+#define PROGRESS_LINES 1000000
+
+struct run {
+    const struct config *config;
+    struct clean_terms terms;
+    bool pseudonyms;
+    bool accept_share;
+    uint32_t share_percent_max;
+    struct clean_list *list;
+    struct clean_state *state;
+};
+
+static int parse_options(struct run *run, const struct cli_values *values) {
+    struct clean_terms *terms = &run->terms;
+    const char *class_name = cli_value(values, "class");
+    uint32_t regime = REGIME_EXEMPTION;
+    int code = cli_parse_u32("--tenant", cli_value(values, "tenant"), 0, UINT32_MAX, &terms->tenant);
+    if (code == 0 && cli_value(values, "regime") != NULL)
+        code = cli_parse_u32("--regime", cli_value(values, "regime"), REGIME_EXEMPTION, REGIME_CONSENT, &regime);
+    run->share_percent_max = SHARE_DEFAULT;
+    if (code == 0 && cli_value(values, "max-share") != NULL)
+        code = cli_parse_u32("--max-share", cli_value(values, "max-share"), 0, 100, &run->share_percent_max);
+    if (code != 0)
+        return code;
+    int message_class = message_class_parse(class_name);
+    if (message_class < 0)
+        return cli_error(EXIT_USAGE, "--class must be transactional, requested or prospecting, not \"%.40s\"", class_name);
+    terms->message_class = (enum message_class)message_class;
+    terms->regime = (enum regime)regime;
+    run->pseudonyms = cli_flag(values, "pseudonyms");
+    run->accept_share = cli_flag(values, "accept-share");
+    return 0;
+}
+
+// The month's E and the tenant's N; exit code 0, EXIT_NOT_NOW or EXIT_NOT_MEASURED.
+static int find_terms(struct run *run, const struct tenant *tenant) {
+    struct clean_terms *terms = &run->terms;
+    uint32_t today = clock_today(&run->config->clock), next;
+    char text[DAY_TEXT_SIZE];
+    if (clean_first_day(today, &terms->first_day, &next) != 0) {
+        day_format(next, text);
+        return cli_error(EXIT_NOT_NOW, "not now: answers are given from the 1st to the %dth of a month, next on %s",
+                         CLEAN_DAYS_OF_MONTH, text);
+    }
+    const struct tenant_version *version = tenant_version_on(tenant, terms->first_day);
+    day_format(tenant_first_day(tenant), text);
+    if (version == NULL)
+        return cli_error(EXIT_NOT_MEASURED, "refused for everyone: tenant %u begins on %s", tenant->id, text);
+    terms->n_days = version->inactive_days;
+    if (terms->first_day <= terms->n_days)
+        return cli_error(EXIT_NOT_MEASURED, "refused for everyone: there are no %u days before the month", terms->n_days);
+    terms->has_basis = clean_has_basis(tenant, terms->first_day - terms->n_days, today);
+    return 0;
+}
+
+static int list_create(struct run *run, const struct hmac_key *contact_key, struct err *err) {
+    int rc = clean_list_create(&run->list, contact_key, run->terms.tenant);
+    return rc == 0 ? 0 : err_set(err, rc, "no memory for a list");
+}
+
+static int list_open(struct run *run, const struct tenant *tenant, struct err *err) {
+    struct keys keys;
+    struct hmac_key contact_key;
+    uint8_t key[KEY_SIZE];
+    if (run->pseudonyms)
+        return list_create(run, NULL, err);
+    int rc = keys_load(&keys, run->config->keys_dir, true, err);
+    if (rc != 0)
+        return rc;
+    rc = tenant_contact_key(tenant, &keys, key, err);
+    keys_wipe(&keys);
+    if (rc != 0)
+        return rc;
+    hmac_key_init(&contact_key, key, sizeof key);
+    rc = list_create(run, &contact_key, err);
+    bytes_wipe(key, sizeof key);
+    bytes_wipe(&contact_key, sizeof contact_key);
+    return rc;
+}
+
+static void progress_lines(const char *what, size_t n) {
+    if (n > 0 && n % PROGRESS_LINES == 0)
+        fprintf(stderr, "openveil: %s %zu million lines\n", what, n / PROGRESS_LINES);
+}
+
+static int list_read(struct run *run, struct err *err) {
+    struct lines *lines = NULL;
+    char *line;
+    size_t len;
+    int rc = lines_open(&lines, NULL, err);
+    if (rc != 0)
+        return rc;
+    while ((rc = lines_next(lines, &line, &len, err)) == 1) {
+        if ((rc = clean_list_add(run->list, line, len, err)) != 0)
+            break;
+        progress_lines("read", clean_list_count(run->list));
+    }
+    lines_close(lines);
+    return rc;
+}
+
+static int go_on(void *arg, uint64_t done, uint64_t total) {
+    (void)arg;
+    (void)done;
+    (void)total;
+    return 0;
+}
+
+// What the aggregator has committed of this tenant's partition.
+static int state_load(struct run *run, struct err *err) {
+    const struct config *config = run->config;
+    struct journal *journal = NULL;
+    int64_t position;
+    int rc = clean_state_create(&run->state, &run->terms);
+    if (rc != 0)
+        return err_set(err, rc, "no memory for the aggregator's state");
+    rc = journal_open_readonly(&journal, config, err);
+    if (rc == ERR_NOT_FOUND)
+        return 0; // nothing measured: clean_state_check says so
+    if (rc != 0)
+        return rc;
+    uint32_t partition = partition_of(run->terms.tenant, (uint32_t)config->kafka_partitions);
+    rc = journal->ops->load(journal, partition, clean_state_take, go_on, run->state, &position, err);
+    journal->ops->close(journal);
+    return rc;
+}
+
+// The lines of which only the consent record decides: no open recorded, and enough mails delivered.
+static bool is_candidate(const struct run *run, const struct clean_line *line) {
+    return !line->few && !clean_opened(run->state, line->pseudonym);
+}
+
+static int answer_some(struct run *run, struct consent_store *store, const size_t *indexes, size_t n, struct err *err) {
+    static uint64_t pseudonyms[LOOK_UP_AT_ONCE];
+    static struct consent_record records[LOOK_UP_AT_ONCE];
+    CHECK(n <= LOOK_UP_AT_ONCE);
+    for (size_t i = 0; i < n; i++)
+        pseudonyms[i] = clean_list_at(run->list, indexes[i])->pseudonym;
+    int rc = consent_store_get_many(store, run->terms.tenant, pseudonyms, n, records, err);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        clean_list_at(run->list, indexes[i])->inactive = clean_measured(&run->terms, &records[i]);
+    return rc;
+}
+
+static int answer(struct run *run, struct err *err) {
+    static size_t indexes[LOOK_UP_AT_ONCE];
+    struct consent_store *store = NULL;
+    size_t n = 0;
+    int rc = consent_store_open(&store, run->config, err);
+    for (size_t i = 0; rc == 0 && i < clean_list_count(run->list); i++) {
+        progress_lines("looked up", i);
+        if (!is_candidate(run, clean_list_at(run->list, i)))
+            continue;
+        indexes[n++] = i;
+        if (n == LOOK_UP_AT_ONCE) {
+            rc = answer_some(run, store, indexes, n, err);
+            n = 0;
+        }
+    }
+    if (rc == 0 && n > 0)
+        rc = answer_some(run, store, indexes, n, err);
+    consent_store_close(store);
+    return rc;
+}
+
+static int hand_out(struct run *run) {
+    struct err err;
+    bool refused = !run->accept_share && clean_list_share_above(run->list, run->share_percent_max);
+    int rc = run_log_append(run->config, "clean.log", &err, "tenant=%u class=%s regime=%d lines=%zu result=%s",
+                            run->terms.tenant, message_class_names[run->terms.message_class], (int)run->terms.regime,
+                            clean_list_count(run->list), refused ? "share" : "answered");
+    if (rc != 0)
+        return cli_error(EXIT_FAILURE, "%s; nothing was answered", err.text);
+    if (refused)
+        return cli_error(EXIT_SHARE, "more than %u %% of the lines would be 1, so nothing was answered: check the list, the "
+                                     "class and the regime, then use --accept-share", run->share_percent_max);
+    rc = clean_list_write(run->list, stdout, &err);
+    return rc == 0 ? 0 : cli_error(EXIT_FAILURE, "%s", err.text);
+}
+
+static int exit_of_check(int rc) {
+    return rc == ERR_AGAIN ? EXIT_NOT_NOW : rc == ERR_REFUSED ? EXIT_NOT_MEASURED : EXIT_CONFIG;
+}
+
+static int run_for(struct run *run, const struct tenant *tenant) {
+    struct err err = {""};
+    int code = find_terms(run, tenant);
+    if (code != 0)
+        return code;
+    if (list_open(run, tenant, &err) != 0 || list_read(run, &err) != 0)
+        return cli_error(EXIT_FAILURE, "%s", err.text);
+    int rc = state_load(run, &err);
+    if (rc != 0)
+        return cli_error(rc == ERR_UNREACHABLE ? EXIT_UNAVAILABLE : EXIT_FAILURE, "%s", err.text);
+    rc = clean_state_check(run->state, run->config->rehearsal, (uint32_t)run->config->kafka_partitions, &err);
+    if (rc != 0)
+        return cli_error(exit_of_check(rc), "%s", err.text);
+    rc = answer(run, &err);
+    if (rc != 0)
+        return cli_error(rc == ERR_UNREACHABLE ? EXIT_UNAVAILABLE : EXIT_FAILURE, "%s; nothing was answered", err.text);
+    return hand_out(run);
+}
+
+static int run_clean(const struct config *config, const struct cli_values *values) {
+    struct run run = {.config = config};
+    struct tenant tenant;
+    struct err err;
+    int code = parse_options(&run, values);
+    if (code != 0)
+        return code;
+    if (tenant_load(&tenant, config->tenants_dir, run.terms.tenant, &err) != 0)
+        return cli_error(EXIT_FAILURE, "%s", err.text);
+    code = run_for(&run, &tenant);
+    clean_list_free(run.list);
+    clean_state_free(run.state);
+    tenant_free(&tenant);
+    return code;
+}
+
+static const struct cli_option clean_options[] = {
+    {"tenant", "ID", "the sender", true, false},
+    {"class", "CLASS", "class of the list's mail: transactional, requested or prospecting", true, false},
+    {"regime", "N", "its regime: 0 exemption by day (default) or 1 consent only", false, false},
+    {"pseudonyms", NULL, "first fields are pseudonyms of 16 hex digits; needs no contact key", false, false},
+    {"max-share", "P", "answer nothing where more than P per cent of the lines would be 1 (default 30)", false, false},
+    {"accept-share", NULL, "answer whatever the share of ones is", false, false},
+};
+const struct cli_command cmd_clean = {
+    .words = "clean",
+    .args = "",
+    .summary = "say for each contact of a list, 1 or 0, whether it is clearly inactive",
+    .description =
+        "In: one contact a line, its id, optionally a tab and the number of mails delivered to it in the N days.\n"
+        "Out: the same first field, a tab, and 1 or 0, in the same order. A bad line fails the whole run.\n\n"
+        "1 means: on each of the N days before the month (90, 180 or 365, a setting of the tenant) this contact could be\n"
+        "measured and may be measured now, and no image of a mail was seen to be loaded for it. It does NOT mean that mails\n"
+        "were not read: many people read with images off. It says nothing about interest, and is for removing contacts\n"
+        "from a list only.\n"
+        "0 means nothing: active, not measured, unknown, refusing, new, or fewer than 5 mails delivered all look alike.\n\n"
+        "Answers are frozen at the end of the month before and given from the 1st to the 10th. Each run is logged in\n"
+        "[aggregator] state_dir: who, when, tenant and lines, no contact.\n"
+        "Exit status: 0 answered, 1 a bad line or another failure, 3 not now, 4 not measured long or completely enough,\n"
+        "5 too many ones, 69 consent store or state unreachable. Nothing is written unless it is 0.",
+    .options = clean_options,
+    .n_options = ARRAY_LEN(clean_options),
+    .run = run_clean,
+};

@@ -1,0 +1,301 @@
+// List cleaning's rules: who is 1, when the answers are given, and the list as it is read and written back.
+#include "aggregator/clean.h"
+
+#include "aggregator/clean_list.h"
+#include "common/token.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define TENANT 7
+#define PARTITIONS 8
+static uint32_t day_of(const char *text) {
+    uint32_t day = 0;
+    assert_int_equal(day_parse(text, &day), 0);
+    return day;
+}
+#define E_DAY day_of("2026-12-01")
+
+static struct clean_terms terms_of(uint32_t n_days) {
+    return (struct clean_terms){.tenant = TENANT,
+                                .first_day = E_DAY,
+                                .n_days = n_days,
+                                .message_class = CLASS_REQUESTED,
+                                .regime = REGIME_EXEMPTION,
+                                .has_basis = true};
+}
+
+static uint8_t key[RECORD_KEY_MAX], value[65536];
+
+static void give_open(struct clean_state *state, uint32_t tenant, uint64_t pseudonym, uint32_t day, enum frozen_age age) {
+    size_t key_len = key_last_open(key, tenant, pseudonym);
+    size_t len = last_open_encode((struct last_open){.day = (uint16_t)day, .frozen_age = (uint8_t)age}, value);
+    assert_int_equal(clean_state_take(state, key, key_len, value, len), 0);
+}
+
+static void give_day(struct clean_state *state, uint32_t day, uint8_t flags) {
+    struct day_record record = {.flags = flags};
+    assert_int_equal(clean_state_take(state, key, key_day(key, day), value, day_encode(&record, value)), 0);
+}
+
+static void give_tenant(struct clean_state *state, uint32_t first_measured, uint32_t measured_since) {
+    struct tenant_record record = {.first_measured = first_measured, .measured_since = measured_since};
+    assert_int_equal(clean_state_take(state, key, key_tenant(key, TENANT), value, tenant_encode(&record, value)), 0);
+}
+
+static void give_meta(struct clean_state *state) {
+    assert_int_equal(clean_state_take(state, key, key_meta(key), value, meta_encode(true, PARTITIONS, value)), 0);
+}
+
+static int check(const struct clean_state *state, struct err *err) {
+    return clean_state_check(state, true, PARTITIONS, err);
+}
+
+static void answered_on_the_first_ten_days(void **state) {
+    (void)state;
+    uint32_t first = 0, next = 0;
+    assert_int_equal(clean_first_day(day_of("2026-12-01"), &first, &next), 0);
+    assert_int_equal(first, E_DAY);
+    assert_int_equal(clean_first_day(day_of("2026-12-10"), &first, &next), 0);
+    assert_int_equal(first, E_DAY);
+    assert_int_equal(clean_first_day(day_of("2026-12-11"), &first, &next), ERR_REFUSED);
+    assert_int_equal(next, day_of("2027-01-01"));
+    assert_int_equal(clean_first_day(day_of("2026-11-30"), &first, &next), ERR_REFUSED);
+    assert_int_equal(next, E_DAY);
+}
+
+static void opens_of_the_n_days_and_no_others_count(void **state) {
+    (void)state;
+    const uint32_t n_days[] = {90, 180, 365};
+    for (size_t i = 0; i < ARRAY_LEN(n_days); i++) {
+        struct clean_terms terms = terms_of(n_days[i]);
+        struct clean_state *clean;
+        assert_int_equal(clean_state_create(&clean, &terms), 0);
+        for (uint32_t back = 0; back <= 400; back++)
+            give_open(clean, TENANT, back, E_DAY - 1 - back, AGE_NONE);
+        for (uint32_t back = 0; back <= 400; back++)
+            assert_int_equal(clean_opened(clean, back), back < n_days[i]);
+        assert_false(clean_opened(clean, 401));
+        // Opens after E: what was frozen on its eve decides.
+        for (int age = AGE_0_30; age <= AGE_NONE; age++) {
+            give_open(clean, TENANT, 500, E_DAY + 3, (enum frozen_age)age);
+            bool opened = age <= (n_days[i] == 90 ? AGE_31_89 : n_days[i] == 180 ? AGE_91_179 : AGE_181_364);
+            assert_int_equal(clean_opened(clean, 500), opened);
+        }
+        clean_state_free(clean);
+    }
+}
+
+static void the_newest_record_counts_and_other_tenants_do_not(void **state) {
+    (void)state;
+    struct clean_terms terms = terms_of(90);
+    struct clean_state *clean;
+    assert_int_equal(clean_state_create(&clean, &terms), 0);
+    give_open(clean, TENANT + 1, 1, E_DAY - 5, AGE_NONE);
+    assert_false(clean_opened(clean, 1));
+    give_open(clean, TENANT, 1, E_DAY - 200, AGE_NONE);
+    assert_false(clean_opened(clean, 1));
+    give_open(clean, TENANT, 1, E_DAY - 5, AGE_NONE);
+    assert_true(clean_opened(clean, 1));
+    assert_int_equal(clean_state_take(clean, key, key_last_open(key, TENANT, 1), NULL, 0), 0); // erased
+    assert_false(clean_opened(clean, 1));
+    for (uint64_t i = 0; i < 200000; i++) // grows
+        give_open(clean, TENANT, i * 0x9e3779b97f4a7c15u, i % 2 == 0 ? E_DAY - 1 : E_DAY - 91, AGE_NONE);
+    for (uint64_t i = 0; i < 200000; i++)
+        if (clean_opened(clean, i * 0x9e3779b97f4a7c15u) != (i % 2 == 0))
+            fail_msg("contact %llu", (unsigned long long)i);
+    assert_int_equal(clean_state_take(clean, (const uint8_t *)"?", 1, value, 1), ERR_CORRUPT);
+    assert_int_equal(clean_state_take(clean, key, key_last_open(key, TENANT, 1), value, 2), ERR_CORRUPT);
+    assert_int_equal(clean_state_take(clean, key, key_day(key, E_DAY), value, 2), ERR_CORRUPT);
+    clean_state_free(clean);
+}
+
+static void measured_long_and_completely_enough(void **state) {
+    (void)state;
+    struct clean_terms terms = terms_of(180);
+    struct clean_state *clean;
+    struct err err;
+    assert_int_equal(clean_state_create(&clean, &terms), 0);
+    assert_int_equal(check(clean, &err), ERR_REFUSED); // nothing there
+    give_meta(clean);
+    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    give_tenant(clean, E_DAY - 179, DAY_NONE);
+    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    assert_non_null(strstr(err.text, "measured only since 2026-06-05"));
+    give_tenant(clean, E_DAY - 180, DAY_NONE);
+    assert_int_equal(check(clean, &err), ERR_AGAIN);
+    assert_non_null(strstr(err.text, "2026-11-30"));
+    give_day(clean, E_DAY - 1, DAY_GIVEN_UP); // settled, but neither it nor the others are complete
+    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    assert_non_null(strstr(err.text, "only 0 of the 180 days"));
+    // 171 of 180 are 95 %.
+    for (uint32_t back = 2; back <= 171; back++)
+        give_day(clean, E_DAY - back, DAY_COMPLETE);
+    give_day(clean, E_DAY - 181, DAY_COMPLETE); // outside
+    give_day(clean, E_DAY, DAY_COMPLETE);
+    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    assert_non_null(strstr(err.text, "only 170 of the 180 days"));
+    give_day(clean, E_DAY - 172, DAY_COMPLETE | DAY_GIVEN_UP);
+    assert_int_equal(check(clean, &err), 0);
+    assert_int_equal(clean_state_check(clean, false, PARTITIONS, &err), ERR_INVALID);
+    assert_int_equal(clean_state_check(clean, true, PARTITIONS + 1, &err), ERR_INVALID);
+    clean_state_free(clean);
+}
+
+static void declared_days_count_as_complete(void **state) {
+    (void)state;
+    struct clean_terms terms = terms_of(90);
+    struct clean_state *clean;
+    struct err err;
+    assert_int_equal(clean_state_create(&clean, &terms), 0);
+    give_meta(clean);
+    give_tenant(clean, E_DAY - 10, E_DAY - 89);
+    give_day(clean, E_DAY - 1, DAY_COMPLETE);
+    assert_int_equal(check(clean, &err), ERR_REFUSED); // declared one day too late
+    give_tenant(clean, E_DAY - 10, E_DAY - 90);
+    for (uint32_t back = 1; back <= 5; back++)
+        give_day(clean, E_DAY - back, DAY_COMPLETE);
+    assert_int_equal(check(clean, &err), ERR_REFUSED); // 80 declared + 5
+    assert_non_null(strstr(err.text, "only 85 of the 90 days"));
+    give_day(clean, E_DAY - 6, DAY_COMPLETE);
+    assert_int_equal(check(clean, &err), 0);
+    give_tenant(clean, E_DAY, E_DAY - 90); // measured here from E on: the eve is declared too
+    give_day(clean, E_DAY - 1, 0);
+    assert_int_equal(check(clean, &err), 0);
+    clean_state_free(clean);
+}
+
+static void only_the_whole_time_allowed_is_measured(void **state) {
+    (void)state;
+    struct clean_terms terms = terms_of(90);
+    struct consent_record record = {.state = CONSENT_INFORMED, .since = E_DAY - 91, .allowed_since = E_DAY - 91};
+    assert_true(clean_measured(&terms, &record));
+    record.allowed_since = E_DAY - 90; // not earlier than the first of the days
+    assert_false(clean_measured(&terms, &record));
+    record = (struct consent_record){
+        .state = CONSENT_GRANTED, .since = E_DAY + 1, .allowed_since = E_DAY - 300, .granted_since = E_DAY + 1};
+    assert_true(clean_measured(&terms, &record));
+    terms.regime = REGIME_CONSENT; // needs granted for as long
+    assert_false(clean_measured(&terms, &record));
+    record.granted_since = E_DAY - 91;
+    assert_true(clean_measured(&terms, &record));
+    terms.has_basis = false;
+    assert_true(clean_measured(&terms, &record));
+    terms.regime = REGIME_EXEMPTION;
+    assert_false(clean_measured(&terms, &record));
+    terms = terms_of(90);
+    const uint8_t denying[] = {CONSENT_UNKNOWN, CONSENT_REFUSED, CONSENT_WITHDRAWN, CONSENT_OBJECTED};
+    for (size_t i = 0; i < ARRAY_LEN(denying); i++) {
+        record = (struct consent_record){.state = denying[i], .since = E_DAY + 2};
+        assert_false(clean_measured(&terms, &record));
+    }
+    record = (struct consent_record){.state = CONSENT_INFORMED, .since = 1, .allowed_since = 1};
+    terms.message_class = CLASS_PROSPECTING; // informed is not enough there
+    assert_false(clean_measured(&terms, &record));
+}
+
+static void a_basis_must_hold_all_the_time(void **state) {
+    (void)state;
+    struct tenant_version versions[] = {
+        {.from_day = 100, .exemption_basis = NULL},
+        {.from_day = 200, .exemption_basis = (char *)"a"},
+        {.from_day = 300, .exemption_basis = (char *)"b"},
+        {.from_day = 400, .exemption_basis = NULL},
+    };
+    struct tenant tenant = {.id = TENANT, .n_versions = ARRAY_LEN(versions), .versions = versions};
+    assert_true(clean_has_basis(&tenant, 200, 399));
+    assert_false(clean_has_basis(&tenant, 199, 399));
+    assert_false(clean_has_basis(&tenant, 200, 400));
+    assert_true(clean_has_basis(&tenant, 350, 350));
+    assert_false(clean_has_basis(&tenant, 450, 500));
+    assert_false(clean_has_basis(&tenant, 10, 50)); // before the tenant's time
+    tenant.versions++;
+    tenant.n_versions = 2;
+    assert_true(clean_has_basis(&tenant, 50, 500)); // the days before its first version say nothing
+}
+
+// ---- the list ---------------------------------------------------------------------------------------------------------
+static int add(struct clean_list *list, const char *text, struct err *err) {
+    return clean_list_add(list, text, strlen(text), err);
+}
+
+static void lists_come_back_in_order(void **state) {
+    (void)state;
+    struct clean_list *list;
+    struct err err;
+    uint8_t secret[KEY_SIZE], master[KEY_SIZE];
+    for (size_t i = 0; i < KEY_SIZE; i++)
+        master[i] = (uint8_t)(0x20 + i);
+    contact_key_derive(master, TENANT, secret);
+    struct hmac_key contact_key;
+    hmac_key_init(&contact_key, secret, sizeof secret);
+    assert_int_equal(clean_list_create(&list, &contact_key, TENANT), 0);
+    assert_int_equal(add(list, "contact-1", &err), 0);
+    assert_int_equal(add(list, "zo\xc3\xa9@exemple.fr\t4", &err), 0);
+    assert_int_equal(add(list, "contact-1\t5", &err), 0);
+    assert_int_equal(add(list, "with space \t0000000012", &err), 0);
+    assert_int_equal(clean_list_count(list), 4);
+    assert_int_equal(clean_list_at(list, 0)->pseudonym, 0xd1c0605349147485u); // FORMATS 2
+    assert_int_equal(clean_list_at(list, 2)->pseudonym, 0xd1c0605349147485u);
+    assert_true(clean_list_at(list, 1)->few);
+    assert_false(clean_list_at(list, 2)->few);
+    assert_false(clean_list_at(list, 3)->few);
+    clean_list_at(list, 2)->inactive = true;
+    assert_false(clean_list_share_above(list, 25));
+    assert_true(clean_list_share_above(list, 24));
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    assert_int_equal(clean_list_write(list, out, &err), 0);
+    fclose(out);
+    assert_string_equal(text, "contact-1\t0\nzo\xc3\xa9@exemple.fr\t0\ncontact-1\t1\nwith space \t0\n");
+    free(text);
+    clean_list_free(list);
+}
+
+static void bad_lines_are_named(void **state) {
+    (void)state;
+    struct clean_list *list;
+    struct err err;
+    struct hmac_key contact_key;
+    hmac_key_init(&contact_key, "k", 1);
+    static const char *const bad[] = {"",           "\t7",     "a\t",  "a\tx",          "a\t-1", "a\t1\t2",
+                                      "a\t5\r",     "a\r",     "\xff", "a\t12345678901", "a\t 5"};
+    assert_int_equal(clean_list_create(&list, &contact_key, TENANT), 0);
+    assert_int_equal(add(list, "fine", &err), 0);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_int_equal(add(list, bad[i], &err), ERR_INVALID);
+        assert_non_null(strstr(err.text, "line 2: "));
+    }
+    char longest[CONTACT_ID_MAX + 2];
+    memset(longest, 'x', sizeof longest);
+    assert_int_equal(clean_list_add(list, longest, CONTACT_ID_MAX + 1, &err), ERR_INVALID);
+    assert_int_equal(clean_list_add(list, longest, CONTACT_ID_MAX, &err), 0);
+    assert_int_equal(clean_list_count(list), 2);
+    clean_list_free(list);
+    assert_int_equal(clean_list_create(&list, NULL, TENANT), 0);
+    assert_int_equal(add(list, "d1c0605349147485\t9", &err), 0);
+    assert_int_equal(clean_list_at(list, 0)->pseudonym, 0xd1c0605349147485u);
+    static const char *const bad_hex[] = {"d1c060534914748", "d1c06053491474855", "d1c060534914748g", "contact-1"};
+    for (size_t i = 0; i < ARRAY_LEN(bad_hex); i++)
+        assert_int_equal(add(list, bad_hex[i], &err), ERR_INVALID);
+    clean_list_free(list);
+    clean_list_free(NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answered_on_the_first_ten_days),
+        cmocka_unit_test(opens_of_the_n_days_and_no_others_count),
+        cmocka_unit_test(the_newest_record_counts_and_other_tenants_do_not),
+        cmocka_unit_test(measured_long_and_completely_enough),
+        cmocka_unit_test(declared_days_count_as_complete),
+        cmocka_unit_test(only_the_whole_time_allowed_is_measured),
+        cmocka_unit_test(a_basis_must_hold_all_the_time),
+        cmocka_unit_test(lists_come_back_in_order),
+        cmocka_unit_test(bad_lines_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
