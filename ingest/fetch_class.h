@@ -1,5 +1,5 @@
-// Who fetched the pixel: person, machine or scanner, from the request's headers and address, by an ordered list of rules
-// from a data file (common/data/fetch-classes.txt is built in). All words are found in one pass over the agent
+// Who fetched the pixel: person, machine or scanner, from the request's headers and address, by an ordered list of
+// rules from a data file (common/data/fetch-classes.txt is built in). All words are found in one pass over the agent
 // (Aho & Corasick 1975, "Efficient String Matching"). A loaded set is immutable and shareable between threads.
 #ifndef OPENVEIL_FETCH_CLASS_H
 #define OPENVEIL_FETCH_CLASS_H
@@ -28,12 +28,21 @@ struct fetch_facts {
     bool within_minute;  // minute of the open − sent <= 1
 };
 
+#define FETCH_CLASSES_BYTES_MAX (1u << 20)
+#define FETCH_CLASSES_RULES_MAX 4096
+
 // `path` empty or NULL: the built-in rules. ERR_INVALID names the line and what is allowed.
 int fetch_classes_load(struct fetch_classes **classes, const char *path, struct err *err) MUST_CHECK;
 int fetch_classes_parse(struct fetch_classes **classes, const char *name, const char *text, size_t len, struct err *err)
     MUST_CHECK;
 void fetch_classes_free(struct fetch_classes *classes);
 const uint8_t *fetch_classes_hash(const struct fetch_classes *classes); // SHA-256 of the file's bytes
+// The built-in file: NUL-terminated, for ever.
+const char *fetch_classes_builtin(size_t *len);
+// Rules of one class.
+size_t fetch_classes_count(const struct fetch_classes *classes, enum fetch fetch);
+// True where a reload from `before` to `after` loses more than half of the rules: then it is refused.
+bool fetch_classes_shrunk(const struct fetch_classes *before, const struct fetch_classes *after);
 // No allocation. `rule` (may be NULL) gets the number of the line that decided, 0 for the default.
 enum fetch fetch_classify(const struct fetch_classes *classes, const struct fetch_facts *facts, unsigned *rule);
 
