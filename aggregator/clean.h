@@ -1,14 +1,13 @@
 // The rules of list cleaning (FORMATS 7), apart from files and servers: on which days it is answered, whether the N days
-// were measured well enough, and who is inactive. One thread; `struct clean_state` belongs to its creator.
+// were measured well enough, and who is inactive. Pure functions over the aggregator's records; any thread.
 #ifndef OPENVEIL_CLEAN_H
 #define OPENVEIL_CLEAN_H
 
-#include "aggregator/record.h"
+#include "aggregator/state.h"
 #include "common/consent.h"
 #include "common/tenant.h"
 
 #define CLEAN_DAYS_OF_MONTH 10 // answered from the 1st to this day
-#define CLEAN_N_MAX 365
 #define CLEAN_COMPLETE_PERCENT 95
 
 // What one run asks: the answers as of the end of the day before `first_day` (E), over the n_days (N) before it.
@@ -26,17 +25,11 @@ int clean_first_day(uint32_t today, uint32_t *first_day, uint32_t *next_day) MUS
 // Whether every version in force from `from` to `through` names a basis. Days before the first version say nothing.
 bool clean_has_basis(const struct tenant *tenant, uint32_t from, uint32_t through);
 
-// What the aggregator's records say of one tenant: 22 to 43 bytes a contact, up to 64 while the table grows.
-struct clean_state;
-int clean_state_create(struct clean_state **state, const struct clean_terms *terms) MUST_CHECK;
-void clean_state_free(struct clean_state *state);
-// A journal_record_fn with the state as `arg`: 0, ERR_CORRUPT or ERR_NOMEM.
-int clean_state_take(void *arg, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len);
-// 0: the answers may be given. ERR_AGAIN: not now, the day before E is not settled. ERR_REFUSED: not measured long or
-// completely enough. ERR_INVALID: the state was written with other partitions or in the other mode.
-int clean_state_check(const struct clean_state *state, bool rehearsal, uint32_t partitions, struct err *err) MUST_CHECK;
+// 0: the answers may be given from this state of the tenant's partition. ERR_AGAIN: not now, the day before E is not
+// settled. ERR_REFUSED: not measured long or completely enough.
+int clean_check(const struct clean_terms *terms, const struct state *state, struct err *err) MUST_CHECK;
 // An open is recorded in the N days.
-bool clean_opened(const struct clean_state *state, uint64_t pseudonym);
+bool clean_opened(const struct clean_terms *terms, const struct state *state, uint64_t pseudonym);
 // The contact could be counted for inactivity on each of the N days, and can now.
 bool clean_measured(const struct clean_terms *terms, const struct consent_record *record);
 

@@ -2,8 +2,8 @@
 #include "aggregator/clean.h"
 #include "aggregator/clean_list.h"
 #include "aggregator/commands.h"
-#include "aggregator/journal.h"
 #include "aggregator/run_log.h"
+#include "aggregator/state_view.h"
 #include "common/keys.h"
 #include "common/lines.h"
 
@@ -21,7 +21,7 @@ struct run {
     bool accept_share;
     uint32_t share_percent_max;
     struct clean_list *list;
-    struct clean_state *state;
+    struct state *state;
 };
 
 static int parse_options(struct run *run, const struct cli_values *values) {
@@ -113,35 +113,23 @@ static int list_read(struct run *run, struct err *err) {
     return rc;
 }
 
-static int go_on(void *arg, uint64_t done, uint64_t total) {
-    (void)arg;
-    (void)done;
-    (void)total;
-    return 0;
-}
-
-// What the aggregator has committed of this tenant's partition.
+// What the aggregator has committed of this tenant.
 static int state_load(struct run *run, struct err *err) {
     const struct config *config = run->config;
+    const struct state_filter filter = {.kinds = "DTL", .of_tenant = true, .tenant = run->terms.tenant};
+    uint32_t partition = partition_of(run->terms.tenant, (uint32_t)config->kafka_partitions);
     struct journal *journal = NULL;
-    int64_t position;
-    int rc = clean_state_create(&run->state, &run->terms);
-    if (rc != 0)
-        return err_set(err, rc, "no memory for the aggregator's state");
-    rc = journal_open_readonly(&journal, config, err);
-    if (rc == ERR_NOT_FOUND)
-        return 0; // nothing measured: clean_state_check says so
+    int rc = journal_open_readonly(&journal, config, err);
     if (rc != 0)
         return rc;
-    uint32_t partition = partition_of(run->terms.tenant, (uint32_t)config->kafka_partitions);
-    rc = journal->ops->load(journal, partition, clean_state_take, go_on, run->state, &position, err);
+    rc = state_view_load(&run->state, journal, config, partition, &filter, err);
     journal->ops->close(journal);
     return rc;
 }
 
 // The lines of which only the consent record decides: no open recorded, and enough mails delivered.
 static bool is_candidate(const struct run *run, const struct clean_line *line) {
-    return !line->few && !clean_opened(run->state, line->pseudonym);
+    return !line->few && !clean_opened(&run->terms, run->state, line->pseudonym);
 }
 
 static int answer_some(struct run *run, struct consent_store *store, const size_t *indexes, size_t n, struct err *err) {
@@ -192,10 +180,6 @@ static int hand_out(struct run *run) {
     return rc == 0 ? 0 : cli_error(EXIT_FAILURE, "%s", err.text);
 }
 
-static int exit_of_check(int rc) {
-    return rc == ERR_AGAIN ? EXIT_NOT_NOW : rc == ERR_REFUSED ? EXIT_NOT_MEASURED : EXIT_CONFIG;
-}
-
 static int run_for(struct run *run, const struct tenant *tenant) {
     struct err err = {""};
     int code = find_terms(run, tenant);
@@ -204,13 +188,13 @@ static int run_for(struct run *run, const struct tenant *tenant) {
     if (list_open(run, tenant, &err) != 0 || list_read(run, &err) != 0)
         return cli_error(EXIT_FAILURE, "%s", err.text);
     int rc = state_load(run, &err);
+    if (rc == ERR_NOT_FOUND)
+        return cli_error(EXIT_NOT_MEASURED, "refused for everyone: nothing has been measured here yet");
     if (rc != 0)
         return cli_error(rc == ERR_UNREACHABLE ? EXIT_UNAVAILABLE : EXIT_FAILURE, "%s", err.text);
-    rc = clean_state_check(run->state, run->config->rehearsal, (uint32_t)run->config->kafka_partitions, &err);
-    if (rc != 0)
-        return cli_error(exit_of_check(rc), "%s", err.text);
-    rc = answer(run, &err);
-    if (rc != 0)
+    if ((rc = clean_check(&run->terms, run->state, &err)) != 0)
+        return cli_error(rc == ERR_AGAIN ? EXIT_NOT_NOW : EXIT_NOT_MEASURED, "%s", err.text);
+    if ((rc = answer(run, &err)) != 0)
         return cli_error(rc == ERR_UNREACHABLE ? EXIT_UNAVAILABLE : EXIT_FAILURE, "%s; nothing was answered", err.text);
     return hand_out(run);
 }
@@ -226,7 +210,7 @@ static int run_clean(const struct config *config, const struct cli_values *value
         return cli_error(EXIT_FAILURE, "%s", err.text);
     code = run_for(&run, &tenant);
     clean_list_free(run.list);
-    clean_state_free(run.state);
+    state_free(run.state);
     tenant_free(&tenant);
     return code;
 }

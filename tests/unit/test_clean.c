@@ -10,7 +10,6 @@
 #include <cmocka.h>
 
 #define TENANT 7
-#define PARTITIONS 8
 static uint32_t day_of(const char *text) {
     uint32_t day = 0;
     assert_int_equal(day_parse(text, &day), 0);
@@ -29,28 +28,20 @@ static struct clean_terms terms_of(uint32_t n_days) {
 
 static uint8_t key[RECORD_KEY_MAX], value[65536];
 
-static void give_open(struct clean_state *state, uint32_t tenant, uint64_t pseudonym, uint32_t day, enum frozen_age age) {
+static void give_open(struct state *state, uint32_t tenant, uint64_t pseudonym, uint32_t day, enum frozen_age age) {
     size_t key_len = key_last_open(key, tenant, pseudonym);
     size_t len = last_open_encode((struct last_open){.day = (uint16_t)day, .frozen_age = (uint8_t)age}, value);
-    assert_int_equal(clean_state_take(state, key, key_len, value, len), 0);
+    assert_int_equal(state_apply(state, key, key_len, value, len), 0);
 }
 
-static void give_day(struct clean_state *state, uint32_t day, uint8_t flags) {
+static void give_day(struct state *state, uint32_t day, uint8_t flags) {
     struct day_record record = {.flags = flags};
-    assert_int_equal(clean_state_take(state, key, key_day(key, day), value, day_encode(&record, value)), 0);
+    assert_int_equal(state_apply(state, key, key_day(key, day), value, day_encode(&record, value)), 0);
 }
 
-static void give_tenant(struct clean_state *state, uint32_t first_measured, uint32_t measured_since) {
+static void give_tenant(struct state *state, uint32_t first_measured, uint32_t measured_since) {
     struct tenant_record record = {.first_measured = first_measured, .measured_since = measured_since};
-    assert_int_equal(clean_state_take(state, key, key_tenant(key, TENANT), value, tenant_encode(&record, value)), 0);
-}
-
-static void give_meta(struct clean_state *state) {
-    assert_int_equal(clean_state_take(state, key, key_meta(key), value, meta_encode(true, PARTITIONS, value)), 0);
-}
-
-static int check(const struct clean_state *state, struct err *err) {
-    return clean_state_check(state, true, PARTITIONS, err);
+    assert_int_equal(state_apply(state, key, key_tenant(key, TENANT), value, tenant_encode(&record, value)), 0);
 }
 
 static void answered_on_the_first_ten_days(void **state) {
@@ -71,100 +62,87 @@ static void opens_of_the_n_days_and_no_others_count(void **state) {
     const uint32_t n_days[] = {90, 180, 365};
     for (size_t i = 0; i < ARRAY_LEN(n_days); i++) {
         struct clean_terms terms = terms_of(n_days[i]);
-        struct clean_state *clean;
-        assert_int_equal(clean_state_create(&clean, &terms), 0);
+        struct state *clean;
+        assert_int_equal(state_create(&clean, 1000000), 0);
         for (uint32_t back = 0; back <= 400; back++)
             give_open(clean, TENANT, back, E_DAY - 1 - back, AGE_NONE);
         for (uint32_t back = 0; back <= 400; back++)
-            assert_int_equal(clean_opened(clean, back), back < n_days[i]);
-        assert_false(clean_opened(clean, 401));
+            assert_int_equal(clean_opened(&terms, clean, back), back < n_days[i]);
+        assert_false(clean_opened(&terms, clean, 401));
         // Opens after E: what was frozen on its eve decides.
         for (int age = AGE_0_30; age <= AGE_NONE; age++) {
             give_open(clean, TENANT, 500, E_DAY + 3, (enum frozen_age)age);
             bool opened = age <= (n_days[i] == 90 ? AGE_31_89 : n_days[i] == 180 ? AGE_91_179 : AGE_181_364);
-            assert_int_equal(clean_opened(clean, 500), opened);
+            assert_int_equal(clean_opened(&terms, clean, 500), opened);
         }
-        clean_state_free(clean);
+        state_free(clean);
     }
 }
 
 static void the_newest_record_counts_and_other_tenants_do_not(void **state) {
     (void)state;
     struct clean_terms terms = terms_of(90);
-    struct clean_state *clean;
-    assert_int_equal(clean_state_create(&clean, &terms), 0);
+    struct state *clean;
+    assert_int_equal(state_create(&clean, 1000000), 0);
     give_open(clean, TENANT + 1, 1, E_DAY - 5, AGE_NONE);
-    assert_false(clean_opened(clean, 1));
+    assert_false(clean_opened(&terms, clean, 1));
     give_open(clean, TENANT, 1, E_DAY - 200, AGE_NONE);
-    assert_false(clean_opened(clean, 1));
+    assert_false(clean_opened(&terms, clean, 1));
     give_open(clean, TENANT, 1, E_DAY - 5, AGE_NONE);
-    assert_true(clean_opened(clean, 1));
-    assert_int_equal(clean_state_take(clean, key, key_last_open(key, TENANT, 1), NULL, 0), 0); // erased
-    assert_false(clean_opened(clean, 1));
-    for (uint64_t i = 0; i < 200000; i++) // grows
-        give_open(clean, TENANT, i * 0x9e3779b97f4a7c15u, i % 2 == 0 ? E_DAY - 1 : E_DAY - 91, AGE_NONE);
-    for (uint64_t i = 0; i < 200000; i++)
-        if (clean_opened(clean, i * 0x9e3779b97f4a7c15u) != (i % 2 == 0))
-            fail_msg("contact %llu", (unsigned long long)i);
-    assert_int_equal(clean_state_take(clean, (const uint8_t *)"?", 1, value, 1), ERR_CORRUPT);
-    assert_int_equal(clean_state_take(clean, key, key_last_open(key, TENANT, 1), value, 2), ERR_CORRUPT);
-    assert_int_equal(clean_state_take(clean, key, key_day(key, E_DAY), value, 2), ERR_CORRUPT);
-    clean_state_free(clean);
+    assert_true(clean_opened(&terms, clean, 1));
+    assert_int_equal(state_apply(clean, key, key_last_open(key, TENANT, 1), NULL, 0), 0); // erased
+    assert_false(clean_opened(&terms, clean, 1));
+    state_free(clean);
 }
 
 static void measured_long_and_completely_enough(void **state) {
     (void)state;
     struct clean_terms terms = terms_of(180);
-    struct clean_state *clean;
+    struct state *clean;
     struct err err;
-    assert_int_equal(clean_state_create(&clean, &terms), 0);
-    assert_int_equal(check(clean, &err), ERR_REFUSED); // nothing there
-    give_meta(clean);
-    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    assert_int_equal(state_create(&clean, 1000000), 0);
+    assert_int_equal(clean_check(&terms, clean, &err), ERR_REFUSED); // nothing there
     give_tenant(clean, E_DAY - 179, DAY_NONE);
-    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    assert_int_equal(clean_check(&terms, clean, &err), ERR_REFUSED);
     assert_non_null(strstr(err.text, "measured only since 2026-06-05"));
     give_tenant(clean, E_DAY - 180, DAY_NONE);
-    assert_int_equal(check(clean, &err), ERR_AGAIN);
+    assert_int_equal(clean_check(&terms, clean, &err), ERR_AGAIN);
     assert_non_null(strstr(err.text, "2026-11-30"));
     give_day(clean, E_DAY - 1, DAY_GIVEN_UP); // settled, but neither it nor the others are complete
-    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    assert_int_equal(clean_check(&terms, clean, &err), ERR_REFUSED);
     assert_non_null(strstr(err.text, "only 0 of the 180 days"));
     // 171 of 180 are 95 %.
     for (uint32_t back = 2; back <= 171; back++)
         give_day(clean, E_DAY - back, DAY_COMPLETE);
     give_day(clean, E_DAY - 181, DAY_COMPLETE); // outside
     give_day(clean, E_DAY, DAY_COMPLETE);
-    assert_int_equal(check(clean, &err), ERR_REFUSED);
+    assert_int_equal(clean_check(&terms, clean, &err), ERR_REFUSED);
     assert_non_null(strstr(err.text, "only 170 of the 180 days"));
     give_day(clean, E_DAY - 172, DAY_COMPLETE | DAY_GIVEN_UP);
-    assert_int_equal(check(clean, &err), 0);
-    assert_int_equal(clean_state_check(clean, false, PARTITIONS, &err), ERR_INVALID);
-    assert_int_equal(clean_state_check(clean, true, PARTITIONS + 1, &err), ERR_INVALID);
-    clean_state_free(clean);
+    assert_int_equal(clean_check(&terms, clean, &err), 0);
+    state_free(clean);
 }
 
 static void declared_days_count_as_complete(void **state) {
     (void)state;
     struct clean_terms terms = terms_of(90);
-    struct clean_state *clean;
+    struct state *clean;
     struct err err;
-    assert_int_equal(clean_state_create(&clean, &terms), 0);
-    give_meta(clean);
+    assert_int_equal(state_create(&clean, 1000000), 0);
     give_tenant(clean, E_DAY - 10, E_DAY - 89);
     give_day(clean, E_DAY - 1, DAY_COMPLETE);
-    assert_int_equal(check(clean, &err), ERR_REFUSED); // declared one day too late
+    assert_int_equal(clean_check(&terms, clean, &err), ERR_REFUSED); // declared one day too late
     give_tenant(clean, E_DAY - 10, E_DAY - 90);
     for (uint32_t back = 1; back <= 5; back++)
         give_day(clean, E_DAY - back, DAY_COMPLETE);
-    assert_int_equal(check(clean, &err), ERR_REFUSED); // 80 declared + 5
+    assert_int_equal(clean_check(&terms, clean, &err), ERR_REFUSED); // 80 declared + 5
     assert_non_null(strstr(err.text, "only 85 of the 90 days"));
     give_day(clean, E_DAY - 6, DAY_COMPLETE);
-    assert_int_equal(check(clean, &err), 0);
+    assert_int_equal(clean_check(&terms, clean, &err), 0);
     give_tenant(clean, E_DAY, E_DAY - 90); // measured here from E on: the eve is declared too
     give_day(clean, E_DAY - 1, 0);
-    assert_int_equal(check(clean, &err), 0);
-    clean_state_free(clean);
+    assert_int_equal(clean_check(&terms, clean, &err), 0);
+    state_free(clean);
 }
 
 static void only_the_whole_time_allowed_is_measured(void **state) {
