@@ -10,12 +10,12 @@
 
 #define WORD_SEARCH_BYTES_MAX 65000 // of all words together
 #define WORD_SEARCH_NONE UINT16_MAX
+#define WORD_SEARCH_HIT 0x80000000u
 
 struct word_search {
-    uint16_t n_classes;
-    uint8_t class_of[256]; // bytes that no word tells apart share a class
-    uint16_t *next;        // by state and class; 0 is the root
-    uint16_t *hit;         // by state: the first word that ends there, or WORD_SEARCH_NONE
+    uint32_t row;          // entries of a state: its first word or WORD_SEARCH_NONE, then the next state by class
+    uint8_t class_of[256]; // 1 to row - 1; bytes that no word tells apart share a class
+    uint32_t *states;      // a state is the index of its row here, 0 the root, with WORD_SEARCH_HIT where words end
     uint16_t *hit_after;   // by word: the next word that ends at the same place, or WORD_SEARCH_NONE
 };
 
@@ -30,10 +30,13 @@ void word_search_free(struct word_search *search);
 
 // for (state = 0, i = 0; i < len; i++) {
 //     state = word_search_step(search, state, text[i]);
-//     for (word = search->hit[state]; word != WORD_SEARCH_NONE; word = search->hit_after[word]) … ends at i
+//     for (word = word_search_hit(search, state); word != WORD_SEARCH_NONE; word = search->hit_after[word]) … ends at i
 // }
-static inline uint16_t word_search_step(const struct word_search *search, uint16_t state, char byte) {
-    return search->next[(size_t)state * search->n_classes + search->class_of[(uint8_t)byte]];
+static inline uint32_t word_search_step(const struct word_search *search, uint32_t state, char byte) {
+    return search->states[(state & ~WORD_SEARCH_HIT) + search->class_of[(uint8_t)byte]];
+}
+static inline uint16_t word_search_hit(const struct word_search *search, uint32_t state) {
+    return state & WORD_SEARCH_HIT ? (uint16_t)search->states[state & ~WORD_SEARCH_HIT] : WORD_SEARCH_NONE;
 }
 
 #endif
