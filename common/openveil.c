@@ -15,6 +15,7 @@ static const struct cli_command *const commands[] = {
     &cmd_config_sample,
     &cmd_config_check,
     &cmd_config_man,
+    &cmd_fetch_classes_check,
 };
 
 int main(int argc, char **argv) {
