@@ -56,13 +56,31 @@ int consent_client_create(struct consent_client **client, struct uv_loop_s *loop
 void consent_client_free(struct consent_client *client); // pending look-ups end with ERR_UNREACHABLE first
 // Looks up `n` contacts of one partition (any tenants in it) between two reads of the partition's epoch on one
 // connection; repeated inside where the epoch moved under a changed bucket layout. `known` (may be NULL) is what was
-// committed: the store must lead on from it. `queries` stay the caller's and must live until `done`.
+// committed: the store must lead on from it, and from what this client itself saw last. `queries` stay the caller's and
+// must live until `done`. ERR_LIMIT beyond CONSENT_LOOKUP_MAX contacts or CONSENT_JOBS_MAX look-ups at once. With n == 0
+// only the stamp is read. While Redis is away a look-up waits for [redis] timeout_ms before it is unreachable.
+#define CONSENT_LOOKUP_MAX (1u << 20)
+#define CONSENT_JOBS_MAX 1024
 int consent_client_lookup(struct consent_client *client, uint32_t partition, struct consent_query *queries, size_t n,
                           const struct consent_stamp *known, consent_done_fn done, void *arg) MUST_CHECK;
-// Every record of a tenant, bucket by bucket; `each` may be called many times before `done`.
+// Every record of a tenant, bucket by bucket; `each` may be called many times before `done`, also where that then says
+// ERR_UNREACHABLE. `each` must not call the client.
 typedef void (*consent_each_fn)(void *arg, uint64_t pseudonym, const struct consent_record *record);
 int consent_client_scan(struct consent_client *client, uint32_t partition, uint32_t tenant,
                         const struct consent_stamp *known, consent_each_fn each, consent_done_fn done, void *arg) MUST_CHECK;
+// Applies up to CONSENT_CHANGES_MAX changes of tenants in one partition, in order, in one step of Redis: the outcome of
+// each is in its `result`. `today` refuses days after tomorrow. Status 0: Redis answered; ERR_UNREACHABLE: it may or may
+// not have applied them, and applying again is harmless; ERR_REFUSED: the store is of the other mode. No stamp.
+#define CONSENT_CHANGES_MAX 1000
+int consent_client_apply(struct consent_client *client, uint32_t partition, struct consent_change *changes, size_t n,
+                         uint32_t today, consent_done_fn done, void *arg) MUST_CHECK;
+// Chooses the bucket bits of a tenant that has no contact yet; does nothing for others.
+int consent_client_size_hint(struct consent_client *client, uint32_t partition, uint32_t tenant, uint64_t contacts,
+                             consent_done_fn done, void *arg) MUST_CHECK;
 bool consent_client_connected(const struct consent_client *client);
+// What last went wrong, a sentence for people; empty where nothing did. Valid until the loop's next turn.
+const char *consent_client_problem(const struct consent_client *client);
+// Problems are no longer logged (by default they are, at most one a second, the same one once a minute).
+void consent_client_quiet(struct consent_client *client);
 
 #endif

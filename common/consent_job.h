@@ -1,0 +1,84 @@
+// Inside of the consent client, shared by common/consent_client.c (connection, queue, delivery), consent_lookup.c (what a
+// look-up or scan says to Redis) and consent_change.c (what a change says). Nobody else includes this.
+#ifndef OPENVEIL_CONSENT_JOB_H
+#define OPENVEIL_CONSENT_JOB_H
+
+#include "common/consent_store.h"
+#include "common/redis_link.h"
+
+#include <hiredis/hiredis.h>
+
+// Changes that the stream always keeps (common/consent.lua): within it, continuity can be proved.
+#define CONSENT_STREAM_KEEPS 1000000u
+#define CONSENT_SCHEMA "1"
+
+enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE };
+enum job_step { STEP_OPENING, STEP_BUCKETS, STEP_CLOSING };
+
+struct consent_item {
+    uint64_t pseudonym;
+    uint32_t tenant;
+    uint32_t query; // its place in the caller's array
+};
+
+// A tenant of a look-up and how its buckets are cut; bits -1: it has no contact.
+struct consent_layout {
+    uint32_t tenant;
+    int bits;
+};
+
+// A place in the walk over buckets; one walks ahead sending, another follows with the answers.
+struct consent_cursor {
+    size_t at;     // next item, or next bucket of a scan
+    size_t layout; // the item's tenant
+};
+
+struct consent_job {
+    struct consent_job *next;
+    struct consent_client *client;
+    enum job_kind kind;
+    enum job_step step;
+    uint32_t partition;
+    consent_done_fn done;
+    void *arg;
+    int status;
+    unsigned ticks; // waited for a connection
+    size_t outstanding;
+    size_t n_answers; // of this step
+    unsigned rounds;
+    struct consent_stamp from;   // the store must lead on from it
+    struct consent_stamp stamp;  // what it had reached when last read
+    bool layout_moved;
+    struct consent_layout *layouts; // ascending tenants
+    size_t n_layouts;
+    struct consent_cursor sent;
+    struct consent_cursor answered;
+    struct consent_query *queries; // JOB_LOOKUP; the caller's
+    struct consent_item *items;    // the same, sorted by tenant and pseudonym
+    size_t n;                      // queries, or changes
+    consent_each_fn each;          // JOB_SCAN
+    struct consent_change *changes; // JOB_APPLY; the caller's
+    uint32_t today;
+    uint32_t tenant;   // JOB_SIZE
+    uint64_t contacts; // JOB_SIZE
+};
+
+// A connection exists: say what the job has to say. Ends in job_finish, at once or once the answers are in.
+void consent_lookup_begin(struct consent_job *job);
+void consent_change_begin(struct consent_job *job);
+// Sorted items and tenants of a look-up; ERR_NOMEM.
+int consent_lookup_prepare(struct consent_job *job) MUST_CHECK;
+
+// Sends a command of the job; failing is recorded in the job.
+void job_send(struct consent_job *job, const struct redis_arg *args, size_t n_args, redis_reply_fn fn);
+// One answer is in: false where the job has failed already, or fails with this answer, which then needs no look.
+bool job_answer(struct consent_job *job, const redisReply *reply);
+// The job cannot be answered: remembered, logged, and the job ends with `status` once nothing is outstanding.
+void job_fail(struct consent_job *job, int status, const char *format, ...) PRINTF_LIKE(3, 4);
+// The same, and the connection is dropped: what it said cannot be right. The job may be gone when this returns.
+void job_fail_drop(struct consent_job *job, const char *format, ...) PRINTF_LIKE(2, 3);
+// Nothing more to do: the job is handed to its caller in the loop's next turn.
+void job_finish(struct consent_job *job);
+const char *job_mode(const struct consent_job *job); // production or rehearsal
+
+#endif
