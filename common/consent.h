@@ -44,8 +44,8 @@ uint32_t consent_needs(const struct consent_record *record, enum message_class m
 bool consent_allows(const struct consent_record *record, enum message_class message_class, enum regime regime,
                     bool has_basis, enum purpose purpose, uint32_t day);
 
-// The stored record, as the Redis Function writes it: version 1, state 1, since 2, allowed_since 2, granted_since 2, the
-// notice as text. Anything else decodes as `unreadable` (never as an allowing record).
+// The stored record, as the Redis Function writes it: version 1, state 1, since 2, allowed_since 2, granted_since 2,
+// the notice as text. Anything else decodes as `unreadable` (never as an allowing record).
 #define CONSENT_RECORD_VERSION 1
 #define CONSENT_RECORD_MAX (8 + NOTICE_MAX)
 void consent_record_decode(const uint8_t *data, size_t len, struct consent_record *record);
@@ -54,13 +54,15 @@ size_t consent_record_encode(const struct consent_record *record, uint8_t out[CO
 // Keys of one partition share the hash tag {p}:
 //   ov:{p}:meta              hash: mode (production|rehearsal), epoch, hash (hex SHA-1 chain), version
 //   ov:{p}:bits              hash: tenant -> how many upper bits of the pseudonym select the bucket
-//   ov:{p}:c:<tenant>:<b>    hash, the bucket of upper bits b (lower-case hex): field = the pseudonym's 8 bytes less the
-//                            whole bytes that b fixes, value = the record
-//   ov:{p}:changes           stream, entry id <epoch>-0: t tenant, p pseudonym (hex), s state, d since, n notice, h hash
+//   ov:{p}:c:<tenant>:<b>    hash, the bucket of upper bits b (lower-case hex): field = the pseudonym's 8 bytes less
+//                            the whole bytes that b fixes, value = the record
+//   ov:{p}:changes           stream, entry id <epoch>-0: t tenant, p pseudonym (hex), s state, d since, n notice,
+//                            h hash (hex)
 #define CONSENT_KEY_SIZE 80
 #define CONSENT_BITS_DEFAULT 8
 #define CONSENT_BITS_MAX 28
-size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32_t tenant, unsigned bits, uint64_t pseudonym);
+size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32_t tenant, unsigned bits,
+                          uint64_t pseudonym);
 // The field within the bucket: its length, 4..8 bytes.
 size_t consent_bucket_field(uint8_t field[8], unsigned bits, uint64_t pseudonym);
 

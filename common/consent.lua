@@ -43,7 +43,8 @@ local function open_partition(key, mode)
         return nil, redis.error_reply('OVARGS the mode must be production or rehearsal')
     end
     local meta = redis.call('HMGET', key, 'mode', 'epoch', 'hash', 'version')
-    local part = {key = key, prefix = key:sub(1, -5), mode = mode, epoch = 0, hash = NO_HASH, new = not meta[1], bits = {}}
+    local part = {key = key, prefix = key:sub(1, -5), mode = mode, epoch = 0, hash = NO_HASH, bits = {}}
+    part.new = not meta[1]
     if part.new then
         if redis.call('EXISTS', part.prefix .. 'changes', part.prefix .. 'bits') ~= 0 then
             return nil, redis.error_reply('OVDAMAGED ' .. key .. ' is gone but its partition is not empty: repair it')

@@ -1,5 +1,5 @@
-// Inside of the consent client, shared by common/consent_client.c (connection, queue, delivery), consent_lookup.c (what a
-// look-up or scan says to Redis) and consent_change.c (what a change says). Nobody else includes this.
+// Inside of the consent client, shared by common/consent_client.c (connection, queue, delivery), consent_lookup.c (what
+// a look-up or scan says to Redis) and consent_change.c (what a change says). Nobody else includes this.
 #ifndef OPENVEIL_CONSENT_JOB_H
 #define OPENVEIL_CONSENT_JOB_H
 

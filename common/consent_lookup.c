@@ -297,7 +297,8 @@ static bool send_group(struct consent_job *job, redis_reply_fn fn) {
     char key[CONSENT_KEY_SIZE];
     uint8_t fields[FIELDS_A_COMMAND][8];
     struct redis_arg args[2 + FIELDS_A_COMMAND] = {redis_text("HMGET")};
-    args[1] = (struct redis_arg){key, consent_bucket_key(key, job->partition, items[0].tenant, bits, items[0].pseudonym)};
+    args[1].data = key;
+    args[1].len = consent_bucket_key(key, job->partition, items[0].tenant, bits, items[0].pseudonym);
     for (size_t i = 0; i < n; i++)
         args[2 + i] = (struct redis_arg){fields[i], consent_bucket_field(fields[i], bits, items[i].pseudonym)};
     job->sent.at += n;
@@ -340,7 +341,8 @@ static bool read_bucket(struct consent_job *job, const redisReply *reply) {
         }
     }
     if (!good)
-        job_fail_drop(job, "a bucket of partition %" PRIu32 " in Redis holds what openveil did not write", job->partition);
+        job_fail_drop(job, "a bucket of partition %" PRIu32 " in Redis holds what openveil did not write",
+                      job->partition);
     return good;
 }
 

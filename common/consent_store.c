@@ -105,9 +105,11 @@ int consent_store_apply(struct consent_store *store, struct consent_change *chan
     for (size_t at = 0; at < n && store->status == 0;) {
         uint32_t partition = partition_of(changes[at].tenant, store->partitions);
         size_t end = at + 1;
-        while (end < n && end - at < CHANGES_A_CALL && partition_of(changes[end].tenant, store->partitions) == partition)
+        while (end < n && end - at < CHANGES_A_CALL &&
+               partition_of(changes[end].tenant, store->partitions) == partition)
             end++;
-        store_made(store, consent_client_apply(store->client, partition, changes + at, end - at, today, on_done, store));
+        store_made(store,
+                   consent_client_apply(store->client, partition, changes + at, end - at, today, on_done, store));
         store_wait(store, CALLS_IN_FLIGHT - 1);
         at = end;
     }

@@ -1,6 +1,7 @@
 // The consent authority as programs use it: a blocking client for the command line (set, get, import) and an
-// asynchronous one for the aggregator (pipelined look-ups on a uv loop). Both load the Redis Function library `openveil`
-// (common/consent.lua) where it is missing or older, and refuse a store of the other mode (rehearsal or production).
+// asynchronous one for the aggregator (pipelined look-ups on a uv loop). Both load the Redis Function library
+// `openveil` (common/consent.lua) where it is missing or older, and refuse a store of the other mode (rehearsal or
+// production).
 // Errors: ERR_UNREACHABLE (away, loading, restored to an older state, emptied; neither yes nor no), ERR_REFUSED (a rule
 // of FORMATS 4 forbids the change; `err` says which), ERR_INVALID.
 #ifndef OPENVEIL_CONSENT_STORE_H
@@ -29,18 +30,20 @@ struct consent_change {
 struct consent_store;
 int consent_store_open(struct consent_store **store, const struct config *config, struct err *err) MUST_CHECK;
 void consent_store_close(struct consent_store *store);
-// Applies changes in order, pipelined and batched by partition; per-change outcome in `result`. Returns 0 when Redis has
-// answered for all of them, ERR_UNREACHABLE otherwise (then some may have been applied; applying again is harmless).
-int consent_store_apply(struct consent_store *store, struct consent_change *changes, size_t n, struct err *err) MUST_CHECK;
+// Applies changes in order, pipelined and batched by partition; per-change outcome in `result`. Returns 0 when Redis
+// has answered for all of them, ERR_UNREACHABLE otherwise (then some may have been applied; applying again is harmless).
+int consent_store_apply(struct consent_store *store, struct consent_change *changes, size_t n,
+                        struct err *err) MUST_CHECK;
 int consent_store_get(struct consent_store *store, uint32_t tenant, uint64_t pseudonym, struct consent_record *record,
                       struct err *err) MUST_CHECK;
 // Many contacts of one tenant, pipelined. For list cleaning.
 int consent_store_get_many(struct consent_store *store, uint32_t tenant, const uint64_t *pseudonyms, size_t n,
                            struct consent_record *records, struct err *err) MUST_CHECK;
 // Before a large import of a tenant without any contact yet: chooses the bucket bits for `contacts`.
-int consent_store_size_hint(struct consent_store *store, uint32_t tenant, uint64_t contacts, struct err *err) MUST_CHECK;
+int consent_store_size_hint(struct consent_store *store, uint32_t tenant, uint64_t contacts,
+                            struct err *err) MUST_CHECK;
 
-// ---- asynchronous, on the thread of its uv loop ----------------------------------------------------------------------
+// ---- asynchronous, on the thread of its uv loop ---------------------------------------------------------------------
 struct consent_client;
 struct consent_query {
     uint32_t tenant;
@@ -57,8 +60,8 @@ void consent_client_free(struct consent_client *client); // pending look-ups end
 // Looks up `n` contacts of one partition (any tenants in it) between two reads of the partition's epoch on one
 // connection; repeated inside where the epoch moved under a changed bucket layout. `known` (may be NULL) is what was
 // committed: the store must lead on from it, and from what this client itself saw last. `queries` stay the caller's and
-// must live until `done`. ERR_LIMIT beyond CONSENT_LOOKUP_MAX contacts or CONSENT_JOBS_MAX look-ups at once. With n == 0
-// only the stamp is read. While Redis is away a look-up waits for [redis] timeout_ms before it is unreachable.
+// must live until `done`. ERR_LIMIT beyond CONSENT_LOOKUP_MAX contacts or CONSENT_JOBS_MAX look-ups at once. With
+// n == 0 only the stamp is read. While Redis is away a look-up waits for [redis] timeout_ms before it is unreachable.
 #define CONSENT_LOOKUP_MAX (1u << 20)
 #define CONSENT_JOBS_MAX 1024
 int consent_client_lookup(struct consent_client *client, uint32_t partition, struct consent_query *queries, size_t n,
@@ -67,10 +70,11 @@ int consent_client_lookup(struct consent_client *client, uint32_t partition, str
 // ERR_UNREACHABLE. `each` must not call the client.
 typedef void (*consent_each_fn)(void *arg, uint64_t pseudonym, const struct consent_record *record);
 int consent_client_scan(struct consent_client *client, uint32_t partition, uint32_t tenant,
-                        const struct consent_stamp *known, consent_each_fn each, consent_done_fn done, void *arg) MUST_CHECK;
+                        const struct consent_stamp *known, consent_each_fn each, consent_done_fn done,
+                        void *arg) MUST_CHECK;
 // Applies up to CONSENT_CHANGES_MAX changes of tenants in one partition, in order, in one step of Redis: the outcome of
-// each is in its `result`. `today` refuses days after tomorrow. Status 0: Redis answered; ERR_UNREACHABLE: it may or may
-// not have applied them, and applying again is harmless; ERR_REFUSED: the store is of the other mode. No stamp.
+// each is in its `result`. `today` refuses days after tomorrow. Status 0: Redis answered; ERR_UNREACHABLE: it may or
+// may not have applied them, and applying again is harmless; ERR_REFUSED: the store is of the other mode. No stamp.
 #define CONSENT_CHANGES_MAX 1000
 int consent_client_apply(struct consent_client *client, uint32_t partition, struct consent_change *changes, size_t n,
                          uint32_t today, consent_done_fn done, void *arg) MUST_CHECK;

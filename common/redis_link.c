@@ -132,7 +132,8 @@ static void conn_replies(struct conn *conn) {
     for (;;) {
         void *object = NULL;
         if (redisReaderGetReply(conn->reader, &object) != REDIS_OK) {
-            link_down(link, "Redis at %s sent bytes that are not its protocol: %s", link->address, conn->reader->errstr);
+            link_down(link, "Redis at %s sent bytes that are not its protocol: %s", link->address,
+                      conn->reader->errstr);
             return;
         }
         if (object == NULL)
@@ -203,7 +204,8 @@ static void tick_start(struct redis_link *link) {
     CHECK(rc == 0);
 }
 
-static int link_send(struct redis_link *link, const struct redis_arg *args, size_t n_args, redis_reply_fn fn, void *arg) {
+static int link_send(struct redis_link *link, const struct redis_arg *args, size_t n_args, redis_reply_fn fn,
+                     void *arg) {
     struct conn *conn = link->conn;
     size_t used = conn->filling.used;
     int rc = redis_output_command(&conn->filling, args, n_args);
@@ -486,7 +488,8 @@ void redis_link_free(struct redis_link *link) {
     uv_close((uv_handle_t *)&link->flush, on_handle_closed);
 }
 
-int redis_link_send(struct redis_link *link, const struct redis_arg *args, size_t n_args, redis_reply_fn fn, void *arg) {
+int redis_link_send(struct redis_link *link, const struct redis_arg *args, size_t n_args, redis_reply_fn fn,
+                    void *arg) {
     CHECK(n_args > 0 && fn != NULL);
     if (link->state != LINK_UP)
         return ERR_UNREACHABLE;

@@ -28,14 +28,14 @@ typedef void (*redis_reply_fn)(void *arg, const struct redisReply *reply);
 struct redis_link_hooks {
     // Connected and authenticated: commands may be sent.
     void (*up)(void *arg);
-    // The connection, or an attempt at one, ended: `why` is a sentence. Called before the outstanding reply functions get
-    // their NULL.
+    // The connection, or an attempt at one, ended: `why` is a sentence. Called before the outstanding reply functions
+    // get their NULL.
     void (*down)(void *arg, const char *why);
     void *arg;
 };
 
-// Reads [redis] of `config` (also the password file) and begins to connect in the loop's next turn. A Redis that is away
-// is no error here; ERR_INVALID for a bad address, or what reading the password file gave.
+// Reads [redis] of `config` (also the password file) and begins to connect in the loop's next turn. A Redis that is
+// away is no error here; ERR_INVALID for a bad address, or what reading the password file gave.
 int redis_link_create(struct redis_link **link, struct uv_loop_s *loop, const struct config *config,
                       const struct redis_link_hooks *hooks, struct err *err) MUST_CHECK;
 // No hook is called any more; outstanding reply functions get NULL before it returns.

@@ -5,7 +5,8 @@
 #define REPLY_TEXT_MAX 65536u
 #define REPLY_ELEMENTS_MAX (4 << 20)
 
-// hiredis builds the objects; these refuse what no command of ours can be answered with. privdata is hiredis' own table.
+// hiredis builds the objects; these refuse what no command of ours can be answered with. privdata is hiredis' own
+// table.
 static void *limited_string(const redisReadTask *task, char *text, size_t len) {
     const redisReplyObjectFunctions *base = task->privdata;
     return len > REPLY_TEXT_MAX ? NULL : base->createString(task, text, len);

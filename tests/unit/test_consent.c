@@ -152,8 +152,8 @@ static void records_go_there_and_back(void **unused) {
                                                        .granted_since = 20779, .notice = "v1"}));
 }
 
-// Each byte of a good record replaced by each value: what still decodes must encode to the same bytes, and what does not
-// must deny.
+// Each byte of a good record replaced by each value: what still decodes must encode to the same bytes, and what does
+// not must deny.
 static void damaged_records_never_lie(void **unused) {
     (void)unused;
     const uint8_t good[] = {1, 2, 0, 9, 0, 5, 0, 7, 'v', '1'};
