@@ -19,7 +19,7 @@ struct fraction {
 };
 
 #define CONFIG_TEXT_SIZE 4096
-#define CONFIG_CIDRS_MAX 100 // ranges of trusted_cidrs; cidr_parse_list reads them
+#define CONFIG_CIDRS_MAX 64 // ranges of trusted_cidrs
 #define CONFIG_PATH_DEFAULT "/etc/openveil/openveil.conf"
 
 // C types of the table's types. TEXT, PATH, ADDRESS and CHOICE are NUL-terminated strings owned by the struct.

@@ -164,7 +164,7 @@ static const struct bad_file bad_files[] = {
      "test.conf:3: listen and admin_listen must be two addresses", false},
     {"[ingest]\nproxy_protocol = yes\n", "test.conf:2: proxy_protocol needs trusted_cidrs", false},
     {"[ingest]\ntrusted_cidrs = 10.0.0.1/8\n",
-     "test.conf:2: trusted_cidrs must be at most 100 ranges like 10.0.0.0/8 or 2001:db8::/32, comma separated", false},
+     "test.conf:2: trusted_cidrs must be at most 64 ranges like 10.0.0.0/8 or 2001:db8::/32, comma separated", false},
     {"[redis]\naddress = localhost\n", "test.conf:2: address must be HOST:PORT or the path of a socket", false},
     {"[kafka]\ntopic_state = x\ntopic_events = x\n",
      "test.conf:2: topic_events and topic_state must be two topics", false},
