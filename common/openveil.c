@@ -12,6 +12,8 @@ static const struct cli_command *const commands[] = {
     &cmd_tenant_export,
     &cmd_token_mint,
     &cmd_token_open,
+    &cmd_releases,
+    &cmd_budget,
     &cmd_config_sample,
     &cmd_config_check,
     &cmd_config_man,
