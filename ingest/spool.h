@@ -17,7 +17,7 @@ struct spool_port;
 
 enum spool_state { SPOOL_OK, SPOOL_FULL, SPOOL_FAILED };
 
-// Called from the commit thread when a port's durable ticket moved or the state changed; wakes the worker's loop.
+// Called from a thread of the spool's when the port's durable ticket moved or the state changed; wakes the worker's loop.
 typedef void (*spool_wake_fn)(void *arg);
 // Called from the packer thread when a sealed segment is on disk under its final name.
 typedef void (*spool_sealed_fn)(void *arg, uint64_t segment);
@@ -45,6 +45,7 @@ void spool_submit(struct spool_port *port);
 uint64_t spool_durable(const struct spool_port *port);
 
 enum spool_state spool_state(const struct spool *spool);
+uint64_t spool_damaged(const struct spool *spool); // files and commit groups found damaged since spool_open
 bool spool_nearly_full(const struct spool *spool); // for /ready, before SPOOL_FULL
 uint64_t spool_bytes(const struct spool *spool);
 // A consumer has all of this segment: delete its file, but keep the newest. Any thread.
