@@ -342,7 +342,7 @@ static int unknown_command(const struct cli_values *values, const struct cli_com
 
 // ---- Running ----
 
-static void apply_log_level(const struct config *config) {
+void cli_apply_log_level(const struct config *config) {
     static const char *const names[] = {"error", "warn", "info", "debug"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (strcmp(config->log_level, names[i]) == 0)
@@ -356,7 +356,7 @@ static int load_config(const struct cli_values *values, struct config *config) {
         usage_error(values, "%s", err.text);
         return EXIT_CONFIG;
     }
-    apply_log_level(config);
+    cli_apply_log_level(config);
     return 0;
 }
 

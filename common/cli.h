@@ -57,6 +57,7 @@ int cli_main(int argc, char **argv, const struct cli_command *const *commands, s
 // The common front of the two daemons: parses --config --check-config --rehearsal --help --version, loads the
 // configuration. Returns -1 to go on, or an exit code. `about` is the text that --help begins with.
 int cli_daemon(int argc, char **argv, const char *program, const char *about, struct config *config);
+void cli_apply_log_level(const struct config *config); // once more where a daemon has read its configuration again
 
 // Edit distance for "did you mean"; the nearest of `n` names, or NULL where none is near.
 const char *cli_nearest(const char *word, const char *const *names, size_t n);

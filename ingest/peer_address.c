@@ -19,16 +19,11 @@ static void address_from_v4(const void *v4, uint8_t address[ADDRESS_SIZE]) {
 
 static bool plain_address(const char *text, size_t len, uint8_t address[ADDRESS_SIZE]) {
     char copy[INET6_ADDRSTRLEN];
-    struct in_addr v4;
     if (len == 0 || len >= sizeof copy || memchr(text, '\0', len) != NULL)
         return false;
     memcpy(copy, text, len);
     copy[len] = '\0';
-    if (inet_pton(AF_INET, copy, &v4) == 1) {
-        address_from_v4(&v4, address);
-        return true;
-    }
-    return inet_pton(AF_INET6, copy, address) == 1;
+    return ip_parse(copy, address) == 0;
 }
 
 bool address_from_text(const char *text, size_t len, uint8_t address[ADDRESS_SIZE]) {
@@ -52,57 +47,19 @@ void address_from_socket(const struct sockaddr *socket, uint8_t address[ADDRESS_
         memset(address, 0, ADDRESS_SIZE);
 }
 
-static bool cidr_parse(struct cidr *cidr, const char *text, size_t len) {
-    const char *slash = memchr(text, '/', len);
-    if (!plain_address(text, slash == NULL ? len : (size_t)(slash - text), cidr->prefix))
-        return false;
-    unsigned offset = memcmp(cidr->prefix, v4_prefix, sizeof v4_prefix) == 0 ? 96 : 0;
-    cidr->bits = 128;
-    if (slash == NULL)
-        return true;
-    size_t digits = len - (size_t)(slash + 1 - text);
-    if (digits < 1 || digits > 3)
-        return false;
-    unsigned bits = 0;
-    for (size_t i = 1; i <= digits; i++) {
-        if (slash[i] < '0' || slash[i] > '9')
-            return false;
-        bits = bits * 10 + (unsigned)(slash[i] - '0');
-    }
-    cidr->bits = (uint8_t)(bits + offset);
-    return bits + offset <= 128;
-}
-
 int cidr_set_parse(struct cidr_set *set, const char *text, struct err *err) {
-    set->n = 0;
-    while (*text != '\0') {
-        text += strspn(text, " \t,");
-        size_t len = strcspn(text, " \t,");
-        if (len == 0)
-            break;
-        if (set->n == CIDRS_MAX)
-            return err_set(err, ERR_LIMIT, "more than %d networks in [ingest] trusted_cidrs", CIDRS_MAX);
-        if (!cidr_parse(&set->cidrs[set->n], text, len))
-            return err_set(err, ERR_INVALID,
-                           "[ingest] trusted_cidrs: \"%.*s\" is not a network such as 10.0.0.0/8 or 2001:db8::/32",
-                           (int)len, text);
-        set->n++;
-        text += len;
-    }
+    int n = cidr_parse_list(text, set->cidrs, CIDRS_MAX);
+    set->n = n < 0 ? 0 : (size_t)n;
+    if (n == ERR_LIMIT)
+        return err_set(err, n, "more than %d networks in [ingest] trusted_cidrs", CIDRS_MAX);
+    if (n < 0)
+        return err_set(err, n, "[ingest] trusted_cidrs is a list such as 10.0.0.0/8, 2001:db8::/32; not %.200s", text);
     return 0;
 }
 
 bool cidr_set_has(const struct cidr_set *set, const uint8_t address[ADDRESS_SIZE]) {
     CHECK(set->n <= CIDRS_MAX);
-    for (size_t i = 0; i < set->n; i++) {
-        const struct cidr *cidr = &set->cidrs[i];
-        size_t bytes = cidr->bits / 8;
-        uint8_t mask = (uint8_t)(0xff00 >> cidr->bits % 8);
-        if (memcmp(cidr->prefix, address, bytes) == 0 &&
-            (bytes == ADDRESS_SIZE || ((cidr->prefix[bytes] ^ address[bytes]) & mask) == 0))
-            return true;
-    }
-    return false;
+    return cidr_any_contains(set->cidrs, set->n, address);
 }
 
 // The last HOPS_MAX addresses of a chain, in its order.

@@ -4,6 +4,7 @@
 #ifndef OPENVEIL_PEER_ADDRESS_H
 #define OPENVEIL_PEER_ADDRESS_H
 
+#include "common/cidr.h"
 #include "ingest/http_request.h"
 
 #define ADDRESS_SIZE 16
@@ -12,12 +13,9 @@
 
 struct cidr_set {
     size_t n;
-    struct cidr {
-        uint8_t prefix[ADDRESS_SIZE];
-        uint8_t bits; // 0..128, of the 16 bytes
-    } cidrs[CIDRS_MAX];
+    struct cidr cidrs[CIDRS_MAX];
 };
-// Comma-separated networks or addresses, "10.0.0.0/8, 2001:db8::1"; "" is the empty set. ERR_INVALID says which is not.
+// Comma-separated networks or addresses, "10.0.0.0/8, 2001:db8::1"; "" is the empty set.
 int cidr_set_parse(struct cidr_set *set, const char *text, struct err *err) MUST_CHECK;
 bool cidr_set_has(const struct cidr_set *set, const uint8_t address[ADDRESS_SIZE]);
 

@@ -21,7 +21,7 @@ static bool has(const struct cidr_set *set, const char *text) {
 
 static void networks(void **state) {
     (void)state;
-    struct cidr_set set = trusted_set("10.0.0.0/8, 192.168.1.128/25,2001:db8::/33 ::1 203.0.113.9");
+    struct cidr_set set = trusted_set("10.0.0.0/8, 192.168.1.128/25,2001:db8::/33, ::1,203.0.113.9");
     assert_int_equal(set.n, 5);
     assert_true(has(&set, "10.255.0.1") && has(&set, "192.168.1.200") && has(&set, "2001:db8:7fff::1"));
     assert_true(has(&set, "::1") && has(&set, "203.0.113.9") && has(&set, "::ffff:10.0.0.1"));

@@ -1,0 +1,392 @@
+#include "ingest/connection.h"
+
+#include "common/check.h"
+#include "common/hmac.h"
+#include "ingest/pixel.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static void connection_resume(struct connection *c);
+
+static char *buffer_of(const struct connection *c) {
+    return c->set->buffers + (size_t)(c - c->set->slots) * BUFFER_BYTES;
+}
+
+static void connection_move(struct connection *c, enum list list) {
+    struct connection_set *set = c->set;
+    TAILQ_REMOVE(&set->lists[c->list], c, link);
+    TAILQ_INSERT_TAIL(&set->lists[list], c, link);
+    c->list = (uint8_t)list;
+    if (list != LIST_DURABLE)
+        c->deadline_ms = uv_now(set->setup.loop) + set->timeout_ms[list];
+}
+
+static void buffer_clear(struct connection *c) {
+    bytes_wipe(buffer_of(c), c->n_dirty);
+    if (c->n_dirty > BUFFER_KEPT_BYTES)
+        (void)madvise(buffer_of(c), BUFFER_BYTES, MADV_DONTNEED); // refused where pages are larger than a buffer
+    c->n_held = c->n_dirty = 0;
+}
+
+static void on_closed(uv_handle_t *handle) {
+    struct connection *c = handle->data;
+    struct connection_set *set = c->set;
+    CHECK(set->n_open > 0 && c->rest == NULL);
+    set->n_open--;
+    TAILQ_INSERT_HEAD(&set->unused, c, link);
+}
+
+void connection_close(struct connection *c) {
+    if (uv_is_closing((uv_handle_t *)&c->tcp))
+        return;
+    TAILQ_REMOVE(&c->set->lists[c->list], c, link);
+    buffer_clear(c);
+    bytes_wipe(c->proxy_address, sizeof c->proxy_address);
+    c->n_waiting = 0;
+    uv_close((uv_handle_t *)&c->tcp, on_closed);
+}
+
+static bool connection_is_open(const struct connection *c) {
+    return !uv_is_closing((const uv_handle_t *)&c->tcp) && c->list != LIST_LINGER;
+}
+
+static void on_shutdown(uv_shutdown_t *shutdown, int status) {
+    (void)shutdown; // the client's end, or the time-out, closes
+    (void)status;
+}
+
+// After the last answer. Closing while the client still sends would reset the connection and could destroy the answer
+// on its way (RFC 9112 9.6), so what is still to come is read and thrown away for a while.
+static void connection_finish(struct connection *c, bool more_may_come) {
+    if (!more_may_come || c->ended) {
+        connection_close(c);
+        return;
+    }
+    buffer_clear(c);
+    connection_move(c, LIST_LINGER);
+    if (uv_shutdown(&c->request.shutdown, (uv_stream_t *)&c->tcp, on_shutdown) != 0)
+        connection_close(c);
+}
+
+static void on_written(uv_write_t *write, int status) {
+    struct connection *c = write->data;
+    free(c->rest);
+    c->rest = NULL;
+    if (uv_is_closing((uv_handle_t *)&c->tcp))
+        return;
+    if (status != 0)
+        connection_close(c);
+    else if (c->close_after)
+        connection_finish(c, true);
+    else
+        connection_resume(c);
+}
+
+// True when all has been taken. A client that does not take it gets the rest from a copy, within write_timeout_ms.
+static bool connection_write(struct connection *c, const uv_buf_t *bufs, unsigned n) {
+    size_t total = 0;
+    CHECK(c->rest == NULL && n > 0);
+    for (unsigned i = 0; i < n; i++)
+        total += bufs[i].len;
+    int result = uv_try_write((uv_stream_t *)&c->tcp, bufs, n);
+    size_t sent = result > 0 ? (size_t)result : 0;
+    if (sent == total)
+        return true;
+    if ((result < 0 && result != UV_EAGAIN) || (c->rest = malloc(total - sent)) == NULL) {
+        connection_close(c);
+        return false;
+    }
+    size_t copied = 0, skip = sent;
+    for (unsigned i = 0; i < n; i++) {
+        size_t skipped = skip < bufs[i].len ? skip : bufs[i].len;
+        memcpy(c->rest + copied, bufs[i].base + skipped, bufs[i].len - skipped);
+        copied += bufs[i].len - skipped;
+        skip -= skipped;
+    }
+    CHECK(copied == total - sent && skip == 0);
+    connection_move(c, LIST_WRITE);
+    uv_buf_t rest = uv_buf_init(c->rest, (unsigned)copied);
+    c->request.write.data = c;
+    if (uv_write(&c->request.write, (uv_stream_t *)&c->tcp, &rest, 1, on_written) != 0) {
+        free(c->rest);
+        c->rest = NULL;
+        connection_close(c);
+    }
+    return false;
+}
+
+static void answer_error(struct connection *c, int status) {
+    struct connection_set *set = c->set;
+    struct reply reply;
+    reply_heads_update(&set->heads, &set->setup.config->clock);
+    reply_error(&set->heads, status, &reply);
+    edge_tally_status(&set->tally, status, 1);
+    uv_buf_t buf = uv_buf_init(reply.bytes, (unsigned)reply.len);
+    c->close_after = true;
+    if (connection_write(c, &buf, 1))
+        connection_finish(c, true);
+}
+
+static void answer_head(struct connection *c, enum reply_style style) {
+    struct connection_set *set = c->set;
+    reply_heads_update(&set->heads, &set->setup.config->clock);
+    edge_tally_status(&set->tally, 200, 1);
+    uv_buf_t buf = uv_buf_init(set->heads.pixel[style].bytes, (unsigned)reply_head_len(&set->heads, style));
+    c->close_after = style == REPLY_CLOSE;
+    if (connection_write(c, &buf, 1) && c->close_after)
+        connection_finish(c, true);
+}
+
+void connection_answer(struct connection *c) {
+    struct connection_set *set = c->set;
+    unsigned n = c->n_waiting;
+    bool more_may_come = c->n_held > 0;
+    if (set->draining && !more_may_come)
+        c->close_after = true;
+    CHECK(n > 0 && n <= ANSWERS_MAX && connection_is_open(c));
+    for (unsigned i = 0; i < n; i++) {
+        struct reply *reply = &set->heads.pixel[i + 1 == n && c->close_after ? REPLY_CLOSE : c->style];
+        set->answers[i] = uv_buf_init(reply->bytes, (unsigned)reply->len);
+    }
+    edge_tally_status(&set->tally, 200, n);
+    c->n_waiting = 0;
+    c->blocked = false;
+    connection_move(c, LIST_IDLE);
+    if (!connection_write(c, set->answers, n))
+        return;
+    if (c->close_after)
+        connection_finish(c, more_may_come);
+    else
+        connection_resume(c);
+}
+
+static void request_address(const struct connection *c, const struct http_request *request,
+                            uint8_t address[ADDRESS_SIZE]) {
+    uint8_t peer[ADDRESS_SIZE] = {0};
+    if (c->proxied) {
+        memcpy(peer, c->proxy_address, sizeof peer);
+    } else {
+        struct sockaddr_storage name;
+        int len = sizeof name;
+        if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&name, &len) == 0)
+            address_from_socket((const struct sockaddr *)&name, peer);
+        bytes_wipe(&name, sizeof name);
+    }
+    address_of_client(c->set->setup.trusted, peer, request, address);
+    bytes_wipe(peer, sizeof peer);
+}
+
+// Decides a pixel request and adds its outcome to the filling group; false where it cannot join now.
+static bool outcome_add(struct connection *c, const struct http_request *request) {
+    struct connection_set *set = c->set;
+    enum reply_style style = request->http_1_0 ? REPLY_KEEP_1_0 : REPLY_KEEP;
+    if (c->n_waiting > 0 && c->style != style)
+        return false;
+    uint8_t address[ADDRESS_SIZE];
+    struct pixel_outcome outcome;
+    request_address(c, request, address);
+    pixel_decide(set->keys->object, set->classes->object, request, address, clock_now_ms(&set->setup.config->clock),
+                 &outcome);
+    bytes_wipe(address, sizeof address);
+    uint64_t ticket = outcome.recorded ? spool_add_event(set->setup.port, &outcome.event)
+                                       : spool_add_drop(set->setup.port, outcome.drop);
+    if (outcome.recorded)
+        bytes_wipe(&outcome, sizeof outcome);
+    if (ticket == 0)
+        return false;
+    CHECK(ticket >= c->ticket);
+    set->to_submit = true;
+    set->tally.n[EDGE_METRIC_REQUESTS]++;
+    if (outcome.recorded)
+        set->tally.n[EDGE_METRIC_RECORDED]++;
+    else
+        edge_tally_drop(&set->tally, outcome.drop);
+    if (c->n_waiting++ == 0) {
+        connection_move(c, LIST_DURABLE);
+        c->iteration = set->iteration;
+    }
+    c->ticket = ticket;
+    c->style = (uint8_t)style;
+    c->close_after = !request->keep_alive || set->draining;
+    return true;
+}
+
+// The request at `data`: bytes used, 0 where there is none yet or it has to wait.
+static size_t request_take(struct connection *c, char *data, size_t len) {
+    struct connection_set *set = c->set;
+    struct http_request request;
+    int status;
+    enum request_step step = http_request_parse(&c->scan, data, len, &request, &status);
+    if (step == REQUEST_MORE)
+        return 0;
+    c->scan = (struct request_scan){0};
+    if (step == REQUEST_READY)
+        status = !pixel_path(&request.path)                  ? 404
+                 : spool_state(set->setup.spool) != SPOOL_OK ? 503
+                                                             : 200;
+    if (status == 200 && !request.is_head) {
+        if (outcome_add(c, &request)) {
+            bytes_wipe(data, request.length);
+            return request.length;
+        }
+        status = 503;
+    }
+    // Any other answer keeps its place behind those that wait; the request is looked at again then.
+    c->blocked = c->n_waiting > 0;
+    if (c->blocked)
+        return 0;
+    size_t used = status == 200 ? request.length : len;
+    bool keep = status == 200 && request.keep_alive && !set->draining;
+    bool http_1_0 = status == 200 && request.http_1_0;
+    bytes_wipe(data, used);
+    if (c->list == LIST_HEAD)
+        connection_move(c, LIST_IDLE);
+    if (status == 200)
+        answer_head(c, !keep ? REPLY_CLOSE : http_1_0 ? REPLY_KEEP_1_0 : REPLY_KEEP);
+    else
+        answer_error(c, status);
+    return used;
+}
+
+static size_t proxy_header_take(struct connection *c, char *data, size_t len) {
+    uint8_t address[ADDRESS_SIZE] = {0};
+    static const uint8_t none[ADDRESS_SIZE];
+    int64_t used = proxy_header_parse((const uint8_t *)data, len, address);
+    if (used < 0)
+        connection_close(c);
+    if (used <= 0)
+        return 0;
+    c->proxy_expected = false;
+    c->proxied = memcmp(address, none, sizeof none) != 0;
+    memcpy(c->proxy_address, address, sizeof address);
+    bytes_wipe(data, (size_t)used);
+    bytes_wipe(address, sizeof address);
+    return (size_t)used;
+}
+
+static bool connection_may_take(const struct connection *c) {
+    return connection_is_open(c) && c->rest == NULL && !c->blocked && !(c->n_waiting > 0 && c->close_after) &&
+           c->n_waiting < c->set->setup.config->ingest_pipeline_max &&
+           (c->n_waiting == 0 || c->iteration == c->set->iteration);
+}
+
+static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
+    struct connection *c = handle->data;
+    (void)suggested;
+    if (c->n_held > 0)
+        *buf = uv_buf_init(buffer_of(c) + c->n_held, BUFFER_BYTES - c->n_held);
+    else
+        *buf = uv_buf_init(c->set->input, sizeof c->set->input);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf);
+
+// Puts the connection where it is waited for, once nothing more can be taken from what it sent.
+static void connection_settle(struct connection *c) {
+    if (!connection_is_open(c))
+        return;
+    if (c->ended && c->n_waiting == 0 && c->rest == NULL) {
+        connection_close(c);
+        return;
+    }
+    bool read = !c->ended && c->n_held < BUFFER_BYTES;
+    if (read != c->reading) {
+        int result = read ? uv_read_start((uv_stream_t *)&c->tcp, give_buffer, on_read)
+                          : uv_read_stop((uv_stream_t *)&c->tcp);
+        if (result != 0) {
+            connection_close(c);
+            return;
+        }
+        c->reading = read;
+    }
+    if (c->n_waiting > 0 || c->rest != NULL)
+        return;
+    enum list list = c->n_held > 0 || c->proxy_expected ? LIST_HEAD : LIST_IDLE;
+    if (list != (enum list)c->list || list == LIST_IDLE)
+        connection_move(c, list);
+}
+
+// Takes all it can from `data`, which is the worker's input or the connection's buffer, and keeps what is left.
+static void connection_process(struct connection *c, char *data, size_t len) {
+    size_t at = 0;
+    while (at < len && connection_may_take(c)) {
+        size_t used = c->proxy_expected ? proxy_header_take(c, data + at, len - at) : request_take(c, data + at, len - at);
+        if (used == 0)
+            break;
+        at += used;
+    }
+    CHECK(at <= len);
+    size_t left = len - at;
+    if (!connection_is_open(c)) {
+        if (data == c->set->input)
+            bytes_wipe(data + at, left);
+        return;
+    }
+    char *buffer = buffer_of(c);
+    if (left > 0 && data + at != buffer) {
+        memmove(buffer, data + at, left);
+        // The copies left behind: those behind the bytes that are kept, where both lie in one buffer.
+        if (data == buffer)
+            bytes_wipe(buffer + left, at);
+        else
+            bytes_wipe(data + at, left);
+    }
+    c->n_held = (uint32_t)left;
+    if (c->n_dirty < c->n_held)
+        c->n_dirty = c->n_held;
+    if (left == 0)
+        buffer_clear(c);
+    connection_settle(c);
+}
+
+static void connection_resume(struct connection *c) {
+    if (c->n_held > 0)
+        connection_process(c, buffer_of(c), c->n_held);
+    else
+        connection_settle(c);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
+    struct connection *c = stream->data;
+    if (nread == 0)
+        return;
+    if (nread < 0) {
+        c->ended = true;
+        c->reading = false;
+        // What was asked before the end is still answered; libuv has stopped reading by itself.
+        if (nread == UV_EOF && connection_is_open(c))
+            connection_settle(c);
+        else
+            connection_close(c);
+        return;
+    }
+    if (c->list == LIST_LINGER) {
+        bytes_wipe(buf->base, (size_t)nread);
+        return;
+    }
+    if (c->n_held == 0) {
+        connection_process(c, buf->base, (size_t)nread);
+        return;
+    }
+    CHECK(buf->base == buffer_of(c) + c->n_held);
+    c->n_held += (uint32_t)nread;
+    c->n_dirty = c->n_dirty < c->n_held ? c->n_held : c->n_dirty;
+    connection_process(c, buffer_of(c), c->n_held);
+}
+
+void connection_start(struct connection *c) {
+    struct connection_set *set = c->set;
+    CHECK(c->list == LIST_IDLE && c->n_held == 0);
+    if (set->setup.config->ingest_proxy_protocol) {
+        uint8_t address[ADDRESS_SIZE];
+        request_address(c, &(struct http_request){0}, address);
+        c->proxy_expected = cidr_set_has(set->setup.trusted, address);
+        bytes_wipe(address, sizeof address);
+    }
+    if (uv_tcp_nodelay(&c->tcp, 1) != 0)
+        connection_close(c);
+    else
+        connection_settle(c);
+}
