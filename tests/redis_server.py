@@ -80,7 +80,9 @@ class RedisServer:
     def call(self, *words):
         """One command: str (or bytes where it is not UTF-8), int, None, or a list of these."""
         if self.connection is None:
-            self.connection = socket.create_connection(("127.0.0.1", self.port), timeout=20).makefile("rwb", 0)
+            # The file keeps the socket open, and closes it, alone.
+            with socket.create_connection(("127.0.0.1", self.port), timeout=20) as s:
+                self.connection = s.makefile("rwb", 0)
         words = [word if isinstance(word, bytes) else str(word).encode() for word in words]
         try:
             self.connection.write(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words))

@@ -1,0 +1,203 @@
+// `openveil consent set|get`: one contact.
+#include "common/commands.h"
+#include "common/consent_store.h"
+#include "common/contact_key.h"
+#include "common/tenant.h"
+#include "common/token.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <string.h>
+
+struct contact {
+    uint32_t tenant;
+    uint64_t pseudonym;
+};
+
+static int exit_of(int rc) {
+    return rc == ERR_UNREACHABLE ? EXIT_UNAVAILABLE : EXIT_FAILURE;
+}
+
+// --contact, by the tenant's key.
+static int contact_named(const struct config *config, const char *id, struct contact *contact) {
+    struct hmac_key key;
+    struct err err;
+    size_t len = strlen(id);
+    if (!contact_id_valid(id, len))
+        return cli_error(EXIT_USAGE, "--contact must be 1 to %d bytes of UTF-8 without tab, CR or LF", CONTACT_ID_MAX);
+    if (contact_key_load(&key, config, contact->tenant, &err) != 0)
+        return cli_error(EXIT_FAILURE, "%s", err.text);
+    contact->pseudonym = pseudonym_of(&key, contact->tenant, id, len);
+    bytes_wipe(&key, sizeof key);
+    return 0;
+}
+
+// --pseudonym needs no key, but the tenant must be known all the same.
+static int contact_given(const struct config *config, const char *hex, struct contact *contact) {
+    struct tenant tenant;
+    struct err err;
+    uint8_t bytes[8];
+    if (strlen(hex) != 16 || hex_decode(hex, 16, bytes) != 0)
+        return cli_error(EXIT_USAGE, "--pseudonym must be 16 hex digits");
+    if (tenant_load(&tenant, config->tenants_dir, contact->tenant, &err) != 0)
+        return cli_error(EXIT_FAILURE, "%s", err.text);
+    tenant_free(&tenant);
+    contact->pseudonym = 0;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        contact->pseudonym = contact->pseudonym << 8 | bytes[i];
+    return 0;
+}
+
+static int contact_find(const struct config *config, const struct cli_values *values, struct contact *contact) {
+    const char *id = cli_value(values, "contact"), *hex = cli_value(values, "pseudonym");
+    int code = cli_parse_u32("--tenant", cli_value(values, "tenant"), 0, UINT32_MAX, &contact->tenant);
+    if (code != 0)
+        return code;
+    if ((id == NULL) == (hex == NULL))
+        return cli_error(EXIT_USAGE, "give either --contact or --pseudonym");
+    return id != NULL ? contact_named(config, id, contact) : contact_given(config, hex, contact);
+}
+
+static int print_json(json_t *json) {
+    int rc = json == NULL ? -1 : json_dumpf(json, stdout, JSON_COMPACT);
+    json_decref(json);
+    if (rc != 0)
+        return cli_error(EXIT_FAILURE, "cannot write the output");
+    printf("\n");
+    return 0;
+}
+
+// ---- consent set ----------------------------------------------------------------------------------------------------
+static int parse_change(const struct cli_values *values, struct consent_change *change) {
+    const char *name = cli_value(values, "state"), *notice = cli_value(values, "notice");
+    int state = consent_state_parse(name);
+    if (state < 0) {
+        const char *near = cli_nearest(name, consent_state_names + 1, CONSENT_STATES - 1);
+        return cli_error(EXIT_USAGE, "--state must be informed, granted, refused, withdrawn or objected%s%s%s",
+                         near == NULL ? "" : " (did you mean ", near == NULL ? "" : near, near == NULL ? "" : "?)");
+    }
+    if (notice == NULL && !consent_state_leaves((uint8_t)state))
+        return cli_error(EXIT_USAGE, "--notice is needed: the version of the notice that the contact was shown");
+    if (notice == NULL)
+        notice = "-";
+    if (!notice_valid(notice))
+        return cli_error(EXIT_USAGE, "--notice must be 1 to %d printable ASCII characters", NOTICE_MAX);
+    change->state = (uint8_t)state;
+    snprintf(change->notice, sizeof change->notice, "%s", notice);
+    return cli_parse_day("--since", cli_value(values, "since"), &change->since);
+}
+
+static int run_set(const struct config *config, const struct cli_values *values) {
+    struct consent_change change = {0};
+    struct consent_store *store;
+    struct contact contact;
+    struct err err;
+    int code = parse_change(values, &change);
+    if (code == 0)
+        code = contact_find(config, values, &contact);
+    if (code != 0)
+        return code;
+    change.tenant = contact.tenant;
+    change.pseudonym = contact.pseudonym;
+    int rc = consent_store_open(&store, config, &err);
+    if (rc != 0)
+        return cli_error(exit_of(rc), "%s", err.text);
+    rc = consent_store_apply(store, &change, 1, &err);
+    consent_store_close(store);
+    if (rc != 0)
+        return cli_error(exit_of(rc), "%s", err.text);
+    if (change.result < 0)
+        return cli_error(EXIT_FAILURE, "refused: %s", change.reason);
+    uint32_t partition = partition_of(change.tenant, (uint32_t)config->kafka_partitions);
+    if (cli_json(values))
+        return print_json(json_pack("{s:I, s:I}", "partition", (json_int_t)partition, "receipt",
+                                    (json_int_t)change.result));
+    printf("%" PRId64 "\n", change.result);
+    return 0;
+}
+
+// ---- consent get ----------------------------------------------------------------------------------------------------
+static json_t *day_json(uint32_t day) {
+    char text[DAY_TEXT_SIZE];
+    if (day == DAY_NONE)
+        return json_null();
+    day_format(day, text);
+    return json_string(text);
+}
+
+static void print_day(const char *name, uint32_t day) {
+    char text[DAY_TEXT_SIZE] = "-";
+    if (day != DAY_NONE)
+        day_format(day, text);
+    printf("%-14s %s\n", name, text);
+}
+
+static int run_get(const struct config *config, const struct cli_values *values) {
+    struct consent_record record;
+    struct consent_store *store;
+    struct contact contact;
+    struct err err;
+    int code = contact_find(config, values, &contact);
+    if (code != 0)
+        return code;
+    int rc = consent_store_open(&store, config, &err);
+    if (rc != 0)
+        return cli_error(exit_of(rc), "%s", err.text);
+    rc = consent_store_get(store, contact.tenant, contact.pseudonym, &record, &err);
+    consent_store_close(store);
+    if (rc != 0)
+        return cli_error(exit_of(rc), "%s", err.text);
+    if (record.unreadable)
+        return cli_error(EXIT_FAILURE, "the contact's record was written by another version: it counts for nothing");
+    CHECK(record.state < CONSENT_STATES);
+    const char *state = consent_state_names[record.state];
+    bool known = record.state != CONSENT_UNKNOWN;
+    if (cli_json(values))
+        return print_json(json_pack("{s:s, s:o, s:o, s:o, s:s?}", "state", state, "since", day_json(record.since),
+                                    "allowed_since", day_json(record.allowed_since), "granted_since",
+                                    day_json(record.granted_since), "notice", known ? record.notice : NULL));
+    printf("%-14s %s\n", "state", state);
+    if (known) {
+        print_day("since", record.since);
+        print_day("allowed since", record.allowed_since);
+        print_day("granted since", record.granted_since);
+        printf("%-14s %s\n", "notice", record.notice);
+    }
+    return 0;
+}
+
+// ---- table ----------------------------------------------------------------------------------------------------------
+#define CONTACT_OPTIONS                                                                     \
+    {"tenant", "ID", "the sender", true, false},                                            \
+    {"contact", "CID", "the contact's id, as the sender uses it", false, false},            \
+    {"pseudonym", "HEX", "instead of --contact: its pseudonym, 16 hex digits", false, false}
+
+static const struct cli_option set_options[] = {
+    CONTACT_OPTIONS,
+    {"state", "STATE", "informed, granted, refused, withdrawn or objected", true, false},
+    {"since", "DAY", "the day of it, YYYY-MM-DD, at most tomorrow", true, false},
+    {"notice", "VERSION", "the version of the notice shown; not needed where the contact leaves", false, false},
+};
+const struct cli_command cmd_consent_set = {
+    .words = "consent set",
+    .args = "",
+    .summary = "record what a contact decided; prints the receipt",
+    .description = "Leaving (refused, withdrawn, objected) and granted are possible from every state, informed only from\n"
+                   "unknown or informed. A day older than the recorded one is refused, and so is an allowing state on the\n"
+                   "day of a leaving one. Recording the same again changes nothing.\n"
+                   "Exit status 1: refused, with the reason. 69: Redis cannot be reached; nothing is known, try again.\n"
+                   "A preference centre calls the same Function of Redis from any language: see common/CONSENT.md.",
+    .options = set_options,
+    .n_options = ARRAY_LEN(set_options),
+    .run = run_set,
+};
+
+static const struct cli_option get_options[] = {CONTACT_OPTIONS};
+const struct cli_command cmd_consent_get = {
+    .words = "consent get",
+    .args = "",
+    .summary = "show what is recorded of a contact",
+    .options = get_options,
+    .n_options = ARRAY_LEN(get_options),
+    .run = run_get,
+};
