@@ -175,16 +175,15 @@ static uint64_t group_checksum(const uint8_t *group, uint32_t n_events) {
 
 size_t group_encode(uint64_t epoch, uint64_t segment, const struct group *group, uint8_t *out) {
     CHECK(group->n_events <= GROUP_EVENTS_MAX);
-    struct writer w = writer_of(out, GROUP_HEADER_BYTES);
-    write_bytes(&w, GROUP_MAGIC, MAGIC_SIZE);
-    write_u64(&w, epoch);
-    write_u64(&w, segment);
-    write_u32(&w, group->sequence);
-    write_u32(&w, group->n_events);
+    memcpy(out, GROUP_MAGIC, MAGIC_SIZE);
+    store_u64(out + 4, epoch);
+    store_u64(out + 12, segment);
+    store_u32(out + 20, group->sequence);
+    store_u32(out + 24, group->n_events);
     for (size_t i = 0; i < EDGE_DROPS_STORED; i++)
-        write_u32(&w, group->drops[i]);
-    write_u64(&w, group_checksum(out, group->n_events));
-    CHECK(!w.bad && w.at == w.end);
+        store_u32(out + 28 + 4 * i, group->drops[i]);
+    static_assert(28 + 4 * EDGE_DROPS_STORED == GROUP_CHECKSUM_AT, "the drops end where the checksum begins");
+    store_u64(out + GROUP_CHECKSUM_AT, group_checksum(out, group->n_events));
     size_t used = GROUP_HEADER_BYTES + (size_t)group->n_events * GROUP_EVENT_BYTES;
     size_t len = group_bytes(group->n_events);
     memset(out + used, 0, len - used);
