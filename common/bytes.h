@@ -101,19 +101,16 @@ static inline void write_u8(struct writer *w, uint8_t v) {
     write_bytes(w, &v, 1);
 }
 static inline void write_u16(struct writer *w, uint16_t v) {
-    uint8_t *p = write_space(w, 2);
-    if (p != NULL)
-        store_u16(p, v);
+    v = __builtin_bswap16(v);
+    write_bytes(w, &v, sizeof v);
 }
 static inline void write_u32(struct writer *w, uint32_t v) {
-    uint8_t *p = write_space(w, 4);
-    if (p != NULL)
-        store_u32(p, v);
+    v = __builtin_bswap32(v);
+    write_bytes(w, &v, sizeof v);
 }
 static inline void write_u64(struct writer *w, uint64_t v) {
-    uint8_t *p = write_space(w, 8);
-    if (p != NULL)
-        store_u64(p, v);
+    v = __builtin_bswap64(v);
+    write_bytes(w, &v, sizeof v);
 }
 
 #endif
