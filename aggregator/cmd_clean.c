@@ -116,7 +116,7 @@ static int list_read(struct run *run, struct err *err) {
 // What the aggregator has committed of this tenant.
 static int state_load(struct run *run, struct err *err) {
     const struct config *config = run->config;
-    const struct state_filter filter = {.kinds = "DTL", .of_tenant = true, .tenant = run->terms.tenant};
+    const struct state_filter filter = {.kinds = "DTLC", .of_tenant = true, .tenant = run->terms.tenant};
     uint32_t partition = partition_of(run->terms.tenant, (uint32_t)config->kafka_partitions);
     struct journal *journal = NULL;
     int rc = journal_open_readonly(&journal, config, err);
@@ -148,7 +148,10 @@ static int answer(struct run *run, struct err *err) {
     static size_t indexes[LOOK_UP_AT_ONCE];
     struct consent_store *store = NULL;
     size_t n = 0;
+    const struct consent_stamp *known = state_stamp(run->state);
     int rc = consent_store_open(&store, run->config, err);
+    if (rc == 0 && known != NULL) // a store restored to an older state might not know of a withdrawal
+        consent_store_known(store, partition_of(run->terms.tenant, (uint32_t)run->config->kafka_partitions), known);
     for (size_t i = 0; rc == 0 && i < clean_list_count(run->list); i++) {
         progress_lines("looked up", i);
         if (!is_candidate(run, clean_list_at(run->list, i)))

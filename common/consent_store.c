@@ -15,6 +15,9 @@ struct consent_store {
     struct consent_client *client;
     struct clock clock;
     uint32_t partitions;
+    bool has_known;
+    uint32_t known_partition;
+    struct consent_stamp known;
     size_t n_pending;
     int status; // of what was asked last: the first failure
 };
@@ -116,6 +119,13 @@ int consent_store_apply(struct consent_store *store, struct consent_change *chan
     return store_settle(store, err);
 }
 
+void consent_store_known(struct consent_store *store, uint32_t partition, const struct consent_stamp *known) {
+    CHECK(partition < store->partitions);
+    store->has_known = true;
+    store->known_partition = partition;
+    store->known = *known;
+}
+
 int consent_store_get_many(struct consent_store *store, uint32_t tenant, const uint64_t *pseudonyms, size_t n,
                            struct consent_record *records, struct err *err) {
     size_t room = n < CONTACTS_A_LOOKUP ? n : CONTACTS_A_LOOKUP;
@@ -123,13 +133,14 @@ int consent_store_get_many(struct consent_store *store, uint32_t tenant, const u
     if (queries == NULL)
         return err_set(err, ERR_NOMEM, "out of memory for the consent store");
     uint32_t partition = partition_of(tenant, store->partitions);
+    const struct consent_stamp *known = store->has_known && store->known_partition == partition ? &store->known : NULL;
     int rc = 0;
     for (size_t at = 0; at < n && rc == 0; at += room) {
         size_t count = n - at < room ? n - at : room;
         for (size_t i = 0; i < count; i++)
             queries[i] = (struct consent_query){.tenant = tenant, .pseudonym = pseudonyms[at + i]};
         store->status = 0;
-        store_made(store, consent_client_lookup(store->client, partition, queries, count, NULL, on_done, store));
+        store_made(store, consent_client_lookup(store->client, partition, queries, count, known, on_done, store));
         rc = store_settle(store, err);
         for (size_t i = 0; i < count && rc == 0; i++)
             records[at + i] = queries[i].record;

@@ -36,6 +36,9 @@ int consent_store_apply(struct consent_store *store, struct consent_change *chan
                         struct err *err) MUST_CHECK;
 int consent_store_get(struct consent_store *store, uint32_t tenant, uint64_t pseudonym, struct consent_record *record,
                       struct err *err) MUST_CHECK;
+// From now on look-ups of `partition` must lead on from what the aggregator's state remembers, and are ERR_UNREACHABLE
+// where they do not: for commands that hand out what they found.
+void consent_store_known(struct consent_store *store, uint32_t partition, const struct consent_stamp *known);
 // Many contacts of one tenant, pipelined. For list cleaning.
 int consent_store_get_many(struct consent_store *store, uint32_t tenant, const uint64_t *pseudonyms, size_t n,
                            struct consent_record *records, struct err *err) MUST_CHECK;
