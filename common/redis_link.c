@@ -38,6 +38,7 @@ struct conn {
     size_t ring_room; // a power of two
     size_t ring_head;
     size_t n_pending;
+    size_t n_unsent; // of these, commands that have not left yet
     char input[INPUT_SIZE];
 };
 
@@ -139,7 +140,7 @@ static void conn_replies(struct conn *conn) {
         if (object == NULL)
             break;
         const redisReply *reply = object;
-        if (conn->n_pending == 0) {
+        if (conn->n_pending == conn->n_unsent) {
             link_down(link, "Redis at %s sent an answer nobody asked for%s%.200s", link->address,
                       reply->type == REDIS_REPLY_ERROR ? ": " : "", reply->type == REDIS_REPLY_ERROR ? reply->str : "");
             freeReplyObject(object);
@@ -187,6 +188,7 @@ static void on_flush(uv_prepare_t *prepare) {
     struct redis_output swap = conn->leaving;
     conn->leaving = conn->filling;
     conn->filling = swap;
+    conn->n_unsent = 0;
     uv_buf_t buf = uv_buf_init(conn->leaving.bytes, (unsigned)conn->leaving.used);
     conn->write.data = conn;
     int rc = uv_write(&conn->write, &conn->uv.stream, &buf, 1, on_written);
@@ -211,6 +213,8 @@ static int link_send(struct redis_link *link, const struct redis_arg *args, size
     int rc = redis_output_command(&conn->filling, args, n_args);
     if (rc == 0 && (rc = pending_push(conn, fn, arg)) != 0)
         conn->filling.used = used;
+    if (rc == 0)
+        conn->n_unsent++;
     if (rc == 0 && !uv_is_active((uv_handle_t *)&link->timer))
         tick_start(link);
     return rc;

@@ -15,11 +15,13 @@
 #define PARTITIONS 8 // the configuration's default
 
 static struct redis_server server;
+static unsigned timeout_ms = 400;
 
 static inline void config_for(struct config *config, const char *more, bool rehearsal) {
     char text[400];
     struct err err;
-    snprintf(text, sizeof text, "[redis]\naddress = 127.0.0.1:%u\ntimeout_ms = 400\n%s%s", server.port, more,
+    snprintf(text, sizeof text, "[redis]\naddress = 127.0.0.1:%u\ntimeout_ms = %u\n%s%s", server.port,
+             timeout_ms, more,
              rehearsal ? "[rehearsal]\nstart_unix_s = 1700000000\nstart_day = 2026-01-01\nday_seconds = 86400\n" : "");
     if (config_parse(config, "test", text, strlen(text), rehearsal, &err) != 0)
         fail_msg("%s", err.text);
