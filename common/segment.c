@@ -15,7 +15,8 @@
 #define RANGE_SIZE 24
 #define GROUP_CHECKSUM_AT (GROUP_HEADER_BYTES - CHECKSUM_SIZE)
 #define HEAD_SIZE_MAX (4 + 4 + 3 + EDGE_ID_MAX + 8 + 8 + 8 + 2 + 4 + RULES_HASH_SIZE)
-#define LEDGER_SIZE_MAX (4 + 4 + 8 + 8 + 8 * EDGE_DROPS_STORED + 8 * LEDGER_PARTITIONS_MAX + 4 + RANGE_SIZE * CLOSE_RANGES_MAX)
+#define LEDGER_FIXED_SIZE (4 + 4 + 8 + 8 + 8 * EDGE_DROPS_STORED)
+#define LEDGER_SIZE_MAX (LEDGER_FIXED_SIZE + 8 * LEDGER_PARTITIONS_MAX + 4 + RANGE_SIZE * CLOSE_RANGES_MAX)
 
 static_assert(HEAD_SIZE_MAX + LEDGER_SIZE_MAX + 4 * LEDGER_PARTITIONS_MAX + CHECKSUM_SIZE + SEGMENT_PAGE <
                   SEGMENT_HEADER_BYTES_MAX,
@@ -135,7 +136,7 @@ static int ledger_read(struct reader *r, uint16_t partitions, struct ledger *led
 
 // Steps over a ledger that nobody asked for.
 static void ledger_skip(struct reader *r, uint16_t partitions) {
-    read_bytes(r, 4 + 4 + 8 + 8 + 8 * EDGE_DROPS_STORED + 8 * (size_t)partitions);
+    read_bytes(r, LEDGER_FIXED_SIZE + 8 * (size_t)partitions);
     size_t n_ranges = read_u32(r);
     read_bytes(r, n_ranges * RANGE_SIZE);
 }

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GROUP_MEMORY ((GROUP_HEADER_BYTES + (size_t)GROUP_EVENTS_MAX * GROUP_EVENT_BYTES + SEGMENT_PAGE) / SEGMENT_PAGE * SEGMENT_PAGE)
+#define GROUP_MEMORY (GROUP_HEADER_BYTES + (size_t)GROUP_EVENTS_MAX * GROUP_EVENT_BYTES + SEGMENT_PAGE)
 // Segments in being (open, next, being sealed, in the pool) take at most half of the space.
 #define SEGMENTS_IN_SPACE 8
 // The first number of an empty spool is above every number that a spool of this edge reached on an earlier day.
@@ -107,7 +107,8 @@ static int first_segments(struct spool *spool, const struct recovered *recovered
     const struct ledger *ledger = packer->ledger;
     if (ledger->n_ranges >= ledger_ranges_max(spool->identity.partitions) &&
         ledger->ranges[ledger->n_ranges - 1].epoch != spool->identity.epoch)
-        return err_set(err, ERR_LIMIT, "this edge was started %zu times today: wait for the next UTC day", ledger->n_ranges);
+        return err_set(err, ERR_LIMIT, "this edge was started %zu times today: wait for the next UTC day",
+                       ledger->n_ranges);
     spool->commit.next_number = next;
     ledger_copy(spool->commit.ledger, ledger);
     return 0;
@@ -207,8 +208,8 @@ void spool_free(struct spool *spool) {
         raw_file_delete(spool->io, &spool->seal.pool);
     if (spool->commit.open)
         raw_file_close(&spool->commit.file);
-    for (; spool->shared.queue_n > 0; spool->shared.queue_n--)
-        raw_file_close(&spool->shared.queue[(spool->shared.queue_first + spool->shared.queue_n - 1) % SPOOL_QUEUE_MAX].file);
+    for (size_t i = 0; i < spool->shared.queue_n; i++)
+        raw_file_close(&spool->shared.queue[(spool->shared.queue_first + i) % SPOOL_QUEUE_MAX].file);
     packer_free(spool->seal.packer);
     numbers_free(&spool->shared.sealed);
     free(spool->commit.ledger);

@@ -25,8 +25,8 @@ static int check_identity(const struct scan *scan, const struct segment_head *he
     const char *dir = scan->packer->dir;
     if (strcmp(head->edge, want->edge) != 0)
         return err_set(err, ERR_REFUSED,
-                       "the spool %s belongs to the edge %s and this is %s: set [ingest] edge_id = %s or another [spool] dir",
-                       dir, head->edge, want->edge, head->edge);
+                       "the spool %s belongs to the edge %s and this is %s: set [ingest] edge_id = %s or another "
+                       "[spool] dir", dir, head->edge, want->edge, head->edge);
     if (head->partitions != want->partitions)
         return err_set(err, ERR_REFUSED,
                        "the spool %s was begun with %u partitions: set [kafka] partitions = %u or another [spool] dir",

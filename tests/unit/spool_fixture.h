@@ -214,7 +214,8 @@ static inline void see_segment(struct seen *seen, struct message_codec *codec, u
 static inline struct seen see_all(void) {
     struct spool_listing listing;
     struct message_codec *codec = NULL;
-    struct seen seen = {.pseudonyms = malloc(EVENTS_SEEN_MAX * sizeof(uint64_t)), .ledger = calloc(1, sizeof(struct ledger))};
+    struct seen seen = {.pseudonyms = malloc(EVENTS_SEEN_MAX * sizeof(uint64_t)),
+                        .ledger = calloc(1, sizeof(struct ledger))};
     assert_true(seen.pseudonyms != NULL && seen.ledger != NULL);
     assert_int_equal(message_codec_create(&codec), 0);
     assert_int_equal(spool_list(fixture_dir, &listing, NULL), 0);
