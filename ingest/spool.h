@@ -28,6 +28,7 @@ int spool_open(struct spool **spool, const struct config *config, const uint8_t 
                struct err *err) MUST_CHECK;
 // Before spool_start: one port per worker, freed with the spool.
 int spool_port_add(struct spool *spool, spool_wake_fn wake, void *arg, struct spool_port **port) MUST_CHECK;
+// What spool_open sealed is not announced: consumers begin with spool_sealed_next. Before spool_start.
 void spool_on_sealed(struct spool *spool, spool_sealed_fn sealed, void *arg);
 int spool_start(struct spool *spool, struct err *err) MUST_CHECK;
 // Commits what the ports have submitted, seals the open segment, joins the threads. Ports must be quiet.

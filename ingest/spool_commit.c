@@ -286,6 +286,7 @@ void *spool_commit_run(void *arg) {
     struct err err = {0};
     bool stop = false;
     int rc = 0;
+    CHECK(pthread_setname_np(pthread_self(), "commit") == 0);
     CHECK(prctl(PR_SET_TIMERSLACK, 1000ul) == 0); // groups are paced in fractions of a millisecond
     while (rc == 0) {
         stop = commit_wait(spool, stop);

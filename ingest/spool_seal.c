@@ -11,16 +11,24 @@ static void full_set(struct spool *spool, _Atomic bool *why, bool full) {
         spool_wake_ports(spool);
 }
 
+static bool no_room(const struct spool *spool) {
+    return atomic_load(&spool->bytes) + spool->segment_size > spool->bytes_max;
+}
+
 // A wiped file from the pool, or a new one. ERR_LIMIT: there is no room now.
 static int prepare(struct spool *spool, struct raw_file *file, struct err *err) {
-    if (atomic_load(&spool->bytes) + spool->segment_size > spool->bytes_max)
+    // Files may have been deleted from outside since the last count.
+    int rc = no_room(spool) ? spool_rescan(spool, err) : 0;
+    if (rc != 0)
+        return rc;
+    if (no_room(spool))
         return err_set(err, ERR_LIMIT, "the spool is full");
     if (spool->seal.have_pool) {
         spool->seal.have_pool = false;
         *file = spool->seal.pool;
         return 0;
     }
-    int rc = raw_file_create(spool->io, spool->dir, spool->seal.free_number++, spool->segment_size, file, err);
+    rc = raw_file_create(spool->io, spool->dir, spool->seal.free_number++, spool->segment_size, file, err);
     if (rc == 0)
         atomic_fetch_add(&spool->bytes, spool->segment_size);
     return rc;
@@ -28,11 +36,7 @@ static int prepare(struct spool *spool, struct raw_file *file, struct err *err) 
 
 static int prepare_next(struct spool *spool, struct err *err) {
     struct raw_file file;
-    int rc = 0;
-    if (atomic_load(&spool->full_prepare))
-        rc = spool_rescan(spool, err);
-    if (rc == 0)
-        rc = prepare(spool, &file, err);
+    int rc = prepare(spool, &file, err);
     if (rc == ERR_LIMIT) {
         spool->seal.prepare_at_ms = clock_monotonic_ms() + SPOOL_RETRY_MS;
         full_set(spool, &spool->full_prepare, true);
@@ -170,6 +174,7 @@ void *spool_packer_run(void *arg) {
     struct err err = {0};
     bool end = false;
     int rc = 0;
+    CHECK(pthread_setname_np(pthread_self(), "packer") == 0);
     spool->seal.rescan_at_ms = clock_monotonic_ms() + RESCAN_MS;
     while (rc == 0 && !end)
         rc = packer_step(spool, &end, &err);
