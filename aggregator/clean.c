@@ -19,7 +19,7 @@ bool clean_has_basis(const struct tenant *tenant, uint32_t from, uint32_t throug
     return tenant->versions[0].from_day <= through;
 }
 
-// ---- was it measured well enough ---------------------------------------------------------------------------------------
+// ---- was it measured well enough -----------------------------------------------------------------------------------
 // Days that a declared --measured-since covers: measured elsewhere, before this pipeline began.
 static bool day_declared(const struct tenant_record *tenant, uint32_t day) {
     return tenant->measured_since != DAY_NONE && day >= tenant->measured_since && day < tenant->first_measured;
@@ -79,7 +79,7 @@ int clean_check(const struct clean_terms *terms, const struct state *state, stru
     return check_complete_enough(terms, state, tenant, err);
 }
 
-// ---- who ---------------------------------------------------------------------------------------------------------------
+// ---- who -----------------------------------------------------------------------------------------------------------
 bool clean_opened(const struct clean_terms *terms, const struct state *state, uint64_t pseudonym) {
     struct last_open last_open;
     if (!last_open_get(state_last_open(state), terms->tenant, pseudonym, &last_open))

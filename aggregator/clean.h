@@ -1,5 +1,5 @@
-// The rules of list cleaning (FORMATS 7), apart from files and servers: on which days it is answered, whether the N days
-// were measured well enough, and who is inactive. Pure functions over the aggregator's records; any thread.
+// The rules of list cleaning (FORMATS 7), apart from files and servers: on which days it is answered, whether the N
+// days were measured well enough, and who is inactive. Pure functions over the aggregator's records; any thread.
 #ifndef OPENVEIL_CLEAN_H
 #define OPENVEIL_CLEAN_H
 

@@ -78,7 +78,7 @@ static int line_parse(const struct clean_list *list, const char *text, size_t le
     *line = (struct clean_line){0};
     if (list->with_key) {
         if (!contact_id_valid(text, field_len))
-            return bad_line(list, "a contact id must be 1 to 256 bytes of UTF-8 without tab, carriage return or NUL", err);
+            return bad_line(list, "a contact id must be 1 to 256 bytes of UTF-8 without tab or carriage return", err);
         line->pseudonym = pseudonym_of(&list->contact_key, list->tenant, text, field_len);
     } else {
         if (field_len != PSEUDONYM_DIGITS || hex_decode(text, PSEUDONYM_DIGITS, bytes) != 0)

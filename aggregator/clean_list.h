@@ -1,6 +1,6 @@
-// The list that a sender hands to `openveil clean` (FORMATS 7): read and checked as a whole before anything is answered,
-// then written back in its order. Owned by the command, one thread. Memory: the first fields' bytes and 16 bytes a line;
-// at most CLEAN_LINES_MAX lines. Holds contact ids: never logged, freed with clean_list_free.
+// The list that a sender hands to `openveil clean` (FORMATS 7): read and checked as a whole before anything is
+// answered, then written back in its order. Owned by the command, one thread. Memory: the first fields' bytes and 16
+// bytes a line; at most CLEAN_LINES_MAX lines. Holds contact ids: never logged, freed with clean_list_free.
 #ifndef OPENVEIL_CLEAN_LIST_H
 #define OPENVEIL_CLEAN_LIST_H
 

@@ -121,8 +121,8 @@ const struct cli_command cmd_audit = {
     .words = "audit",
     .args = "",
     .summary = "check that every request of a closed day ended in exactly one place",
-    .description = "Exit status: 0 every identity is met, 1 one is not, 2 the day is still open (or was never measured),\n"
-                   "69 the aggregator's state cannot be read.",
+    .description = "Exit status: 0 every identity is met, 1 one is not, 2 the day is still open or was never\n"
+                   "measured, 69 the aggregator's state cannot be read.",
     .options = audit_options,
     .n_options = ARRAY_LEN(audit_options),
     .run = run_audit,

@@ -38,7 +38,8 @@ static int parse_options(struct run *run, const struct cli_values *values) {
         return code;
     int message_class = message_class_parse(class_name);
     if (message_class < 0)
-        return cli_error(EXIT_USAGE, "--class must be transactional, requested or prospecting, not \"%.40s\"", class_name);
+        return cli_error(EXIT_USAGE, "--class must be transactional, requested or prospecting, not \"%.40s\"",
+                         class_name);
     terms->message_class = (enum message_class)message_class;
     terms->regime = (enum regime)regime;
     run->pseudonyms = cli_flag(values, "pseudonyms");
@@ -62,7 +63,8 @@ static int find_terms(struct run *run, const struct tenant *tenant) {
         return cli_error(EXIT_NOT_MEASURED, "refused for everyone: tenant %u begins on %s", tenant->id, text);
     terms->n_days = version->inactive_days;
     if (terms->first_day <= terms->n_days)
-        return cli_error(EXIT_NOT_MEASURED, "refused for everyone: there are no %u days before the month", terms->n_days);
+        return cli_error(EXIT_NOT_MEASURED, "refused for everyone: there are no %u days before the month",
+                         terms->n_days);
     terms->has_basis = clean_has_basis(tenant, terms->first_day - terms->n_days, today);
     return 0;
 }
@@ -177,8 +179,10 @@ static int hand_out(struct run *run) {
     if (rc != 0)
         return cli_error(EXIT_FAILURE, "%s; nothing was answered", err.text);
     if (refused)
-        return cli_error(EXIT_SHARE, "more than %u %% of the lines would be 1, so nothing was answered: check the list, the "
-                                     "class and the regime, then use --accept-share", run->share_percent_max);
+        return cli_error(EXIT_SHARE,
+                         "more than %u %% of the lines would be 1, so nothing was answered: check the list, the class "
+                         "and the regime, then use --accept-share",
+                         run->share_percent_max);
     rc = clean_list_write(run->list, stdout, &err);
     return rc == 0 ? 0 : cli_error(EXIT_FAILURE, "%s", err.text);
 }
@@ -233,15 +237,16 @@ const struct cli_command cmd_clean = {
     .description =
         "In: one contact a line, its id, optionally a tab and the number of mails delivered to it in the N days.\n"
         "Out: the same first field, a tab, and 1 or 0, in the same order. A bad line fails the whole run.\n\n"
-        "1 means: on each of the N days before the month (90, 180 or 365, a setting of the tenant) this contact could be\n"
-        "measured and may be measured now, and no image of a mail was seen to be loaded for it. It does NOT mean that mails\n"
-        "were not read: many people read with images off. It says nothing about interest, and is for removing contacts\n"
-        "from a list only.\n"
-        "0 means nothing: active, not measured, unknown, refusing, new, or fewer than 5 mails delivered all look alike.\n\n"
-        "Answers are frozen at the end of the month before and given from the 1st to the 10th. Each run is logged in\n"
-        "[aggregator] state_dir: who, when, tenant and lines, no contact.\n"
-        "Exit status: 0 answered, 1 a bad line or another failure, 3 not now, 4 not measured long or completely enough,\n"
-        "5 too many ones, 69 consent store or state unreachable. Nothing is written unless it is 0.",
+        "1 means: on each of the N days before the month (90, 180 or 365, a setting of the tenant) this contact\n"
+        "could be measured and may be measured now, and no image of a mail was seen to be loaded for it. It does\n"
+        "NOT mean that mails were not read: many people read with images off. It says nothing about interest, and\n"
+        "is for removing contacts from a list only.\n"
+        "0 means nothing: active, not measured, unknown, refusing, new, or fewer than 5 mails delivered all look\n"
+        "alike.\n\n"
+        "Answers are frozen at the end of the month before and given from the 1st to the 10th. Each run is logged\n"
+        "in [aggregator] state_dir: who, when, tenant and lines, no contact.\n"
+        "Exit status: 0 answered, 1 a bad line or another failure, 3 not now, 4 not measured long or completely\n"
+        "enough, 5 too many ones, 69 consent store or state unreachable. Nothing is written unless it is 0.",
     .options = clean_options,
     .n_options = ARRAY_LEN(clean_options),
     .run = run_clean,

@@ -26,7 +26,7 @@ static int load_lines(const struct config *config, const struct cli_values *valu
     return 0;
 }
 
-// ---- releases ----------------------------------------------------------------------------------------------------------
+// ---- releases ------------------------------------------------------------------------------------------------------
 // A cell's number as a column: "1234", "<40", or "budget" where the whole line is withheld.
 static void number_format(const struct release_file *file, const json_t *contacts, char text[24]) {
     if (json_is_integer(contacts))
@@ -45,7 +45,8 @@ static int print_deliverability(const struct release_file *file) {
         int stream;
         char person[24], machine[24];
         json_t *cell = json_array_get(cells, i);
-        if (json_unpack(cell, "{s:i, s:s, s:s}", "stream", &stream, "stream_name", &stream_name, "provider", &provider) != 0)
+        if (json_unpack(cell, "{s:i, s:s, s:s}", "stream", &stream, "stream_name", &stream_name, "provider",
+                        &provider) != 0)
             return ERR_CORRUPT;
         number_format(file, json_object_get(cell, "contacts"), person);
         number_format(file, json_object_get(json_array_get(cells, i + 1), "contacts"), machine);
@@ -72,7 +73,8 @@ static void print_head(enum release_kind kind) {
                "complete", "stream", "name", "provider", "person", "machine");
         return;
     }
-    printf("contacts by days since their last open, at the month's end (noisy numbers)\n%-12s%-10s", "month", "complete");
+    printf("contacts by days since their last open, at the month's end (noisy numbers)\n%-12s%-10s", "month",
+           "complete");
     for (size_t i = 0; i < INACTIVITY_CELLS; i++)
         printf("%15s", inactivity_cell_names[i]);
     printf("\n");
@@ -125,16 +127,17 @@ const struct cli_command cmd_releases = {
     .words = "releases",
     .args = "",
     .summary = "show what was released of a tenant",
-    .description = "Numbers carry noise; <40 says that the noisy number was below the threshold of 40. With --json the lines\n"
-                   "themselves are printed, in the order of their periods.",
+    .description = "Numbers carry noise; <40 says that the noisy number was below the threshold of 40. With --json\n"
+                   "the lines themselves are printed, in the order of their periods.",
     .options = releases_options,
     .n_options = ARRAY_LEN(releases_options),
     .run = run_releases,
 };
 
-// ---- budget ------------------------------------------------------------------------------------------------------------
+// ---- budget --------------------------------------------------------------------------------------------------------
 // Lines of one calendar month: files[from..to).
-static void print_month(const struct config *config, const struct release_files *files, size_t from, size_t to, bool json) {
+static void print_month(const struct config *config, const struct release_files *files, size_t from, size_t to,
+                        bool json) {
     char month[MONTH_TEXT_SIZE];
     struct fraction spent[64];
     size_t withheld = 0, n = 0;
@@ -149,8 +152,8 @@ static void print_month(const struct config *config, const struct release_files 
     }
     bool another = release_budget_fits(spent, n, config->release_epsilon);
     if (json)
-        printf("{\"month\":\"%s\",\"lines\":%zu,\"withheld\":%zu,\"spent\":%.9g,\"limit\":%d,\"another_fits\":%s}\n", month,
-               to - from, withheld, sum, RELEASE_BUDGET_A_MONTH, another ? "true" : "false");
+        printf("{\"month\":\"%s\",\"lines\":%zu,\"withheld\":%zu,\"spent\":%.9g,\"limit\":%d,\"another_fits\":%s}\n",
+               month, to - from, withheld, sum, RELEASE_BUDGET_A_MONTH, another ? "true" : "false");
     else
         printf("%-10s%8zu%10zu%14.9g of %d%16s\n", month, to - from, withheld, sum, RELEASE_BUDGET_A_MONTH,
                another ? "yes" : "no");
@@ -181,9 +184,9 @@ const struct cli_command cmd_budget = {
     .words = "budget",
     .args = "",
     .summary = "show what the released lines of a tenant spent of each month's privacy budget",
-    .description = "Each line spends its epsilon; those of one calendar month at most 8. Lines that no longer fit are released\n"
-                   "with every number withheld and spend nothing. The last column: whether a line with the epsilon of the\n"
-                   "configuration still fits.",
+    .description = "Each line spends its epsilon; those of one calendar month at most 8. Lines that no longer fit\n"
+                   "are released with every number withheld and spend nothing. The last column: whether a line with\n"
+                   "the epsilon of the configuration still fits.",
     .options = budget_options,
     .n_options = ARRAY_LEN(budget_options),
     .run = run_budget,

@@ -1,6 +1,7 @@
 // Exact discrete Laplace noise (Canonne, Kamath & Steinke 2020, "The Discrete Gaussian for Differential Privacy",
-// Algorithms 1 and 2), in integers only: P(x) is proportional to exp(-|x| · epsilon), epsilon a fraction. Uniform numbers
-// by rejection from a ChaCha20 stream keyed with 32 fresh kernel bytes a line, wiped afterwards. One thread an instance.
+// Algorithms 1 and 2), in integers only: P(x) is proportional to exp(-|x| · epsilon), epsilon a fraction. Uniform
+// numbers by rejection from a ChaCha20 stream keyed with 32 fresh kernel bytes a line, wiped afterwards. One thread an
+// instance.
 #ifndef OPENVEIL_NOISE_H
 #define OPENVEIL_NOISE_H
 
@@ -24,8 +25,8 @@ int noise_discrete_laplace_by(const struct noise_chooser *chooser, struct fracti
 // One draw. 0, ERR_LIMIT, or ERR_INVALID for an epsilon that is not in (0, 1].
 int noise_discrete_laplace(const struct noise_source *source, struct fraction epsilon, int64_t *value) MUST_CHECK;
 
-// The stream of one line: at most NOISE_WORDS_MAX words, 10,000 for each cell of the largest line. A draw takes about 20;
-// the limit is there so that a broken source ends in an error and not in an endless loop.
+// The stream of one line: at most NOISE_WORDS_MAX words, 10,000 for each cell of the largest line. A draw takes about
+// 20; the limit is there so that a broken source ends in an error and not in an endless loop.
 #define NOISE_WORDS_MAX (10000ull * 4096)
 struct noise_stream;
 int noise_stream_create(struct noise_stream **stream) MUST_CHECK;                                  // kernel randomness

@@ -18,7 +18,7 @@ int inactivity_cell_of(enum frozen_age age) {
     return cells[age];
 }
 
-// ---- the grid --------------------------------------------------------------------------------------------------------
+// ---- the grid ------------------------------------------------------------------------------------------------------
 static const char *provider_name(const struct settings *settings, size_t number) {
     return number < PROVIDERS_BUILTIN ? provider_builtin_names[number] : settings->provider_names[number];
 }
@@ -62,7 +62,7 @@ bool window_cell_less(struct window_cell a, struct window_cell b) {
     return a.provider < b.provider;
 }
 
-// ---- the text --------------------------------------------------------------------------------------------------------
+// ---- the text ------------------------------------------------------------------------------------------------------
 #define NAME_TEXT_MAX 63
 #define CELL_TEXT_MAX 240
 #define FRAME_TEXT_MAX (512 + DAY_RULES_MAX * (2 * RULES_HASH_SIZE + 3))
@@ -157,7 +157,7 @@ static void put_inactivity(struct text_out *out, const int64_t *released) {
     }
 }
 
-// ---- the line --------------------------------------------------------------------------------------------------------
+// ---- the line ------------------------------------------------------------------------------------------------------
 // Every cell's noise is drawn before anything is compared or written: how long a draw takes depends on its size.
 static int draw_cells(const struct release_frame *frame, const struct noise_source *noise, const uint64_t *counts,
                       int64_t *released, size_t n_cells) {
@@ -216,7 +216,7 @@ done:
     return rc;
 }
 
-// ---- the month's budget ----------------------------------------------------------------------------------------------
+// ---- the month's budget --------------------------------------------------------------------------------------------
 // Whole numbers of any length needed here, least significant limb first: sums of fractions stay exact whatever their
 // denominators.
 #define BUDGET_TERMS_MAX 64
@@ -280,7 +280,7 @@ bool release_budget_fits(const struct fraction *spent, size_t n_spent, struct fr
     return whole_at_most(&numerator, &limit);
 }
 
-// ---- publishing ------------------------------------------------------------------------------------------------------
+// ---- publishing ----------------------------------------------------------------------------------------------------
 void release_key(uint32_t tenant, enum release_kind kind, uint32_t period_day, char key[64]) {
     char period[DAY_TEXT_SIZE];
     CHECK(kind == RELEASE_DELIVERABILITY || kind == RELEASE_INACTIVITY);
@@ -297,7 +297,8 @@ static int file_compare(const char *path, const char *bytes, size_t len, struct 
     free(there);
     if (differs)
         return err_set(err, ERR_REFUSED,
-                       "%s holds another line than the one that was drawn: a line is drawn once, move the file away", path);
+                       "%s holds another line than the one that was drawn: a line is drawn once, move the file away",
+                       path);
     return rc;
 }
 

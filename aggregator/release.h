@@ -1,5 +1,5 @@
-// From exact counts to a released line (FORMATS 6): noise on every cell, then the threshold on the noisy number, then the
-// JSON text. Pure but for the noise source; the exact counts never leave this module. Any thread.
+// From exact counts to a released line (FORMATS 6): noise on every cell, then the threshold on the noisy number, then
+// the JSON text. Pure but for the noise source; the exact counts never leave this module. Any thread.
 #ifndef OPENVEIL_RELEASE_H
 #define OPENVEIL_RELEASE_H
 

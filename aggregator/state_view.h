@@ -1,5 +1,5 @@
-// What commands see of the aggregator's committed state, while an aggregator may be running: one partition at a time, and
-// of it only what a command asks for. Blocks; one thread.
+// What commands see of the aggregator's committed state, while an aggregator may be running: one partition at a time,
+// and of it only what a command asks for. Blocks; one thread.
 #ifndef OPENVEIL_STATE_VIEW_H
 #define OPENVEIL_STATE_VIEW_H
 

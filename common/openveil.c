@@ -15,6 +15,8 @@ static const struct cli_command *const commands[] = {
     &cmd_consent_set,
     &cmd_consent_get,
     &cmd_consent_import,
+    &cmd_clean,
+    &cmd_audit,
     &cmd_releases,
     &cmd_budget,
     &cmd_config_sample,

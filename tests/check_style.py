@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The rules of style that a program can check; prints what breaks them and exits 1.
 
-Of C: functions of at most 70 lines, files of at most about 500, a folder includes only itself and common/, headers begin
-with a comment and have a guard named after them. Of all sources: about 120 columns, no tabs, no blanks at the end of a
-line, no marks of unfinished work, nothing that names a path of some machine.
+Of C: functions of at most 70 lines, files of at most about 500, a folder includes only itself and common/, headers
+begin with a comment and have a guard named after them. Of all sources: about 120 columns, no tabs, no blanks at the end
+of a line, no marks of unfinished work, nothing that names a path of some machine.
 """
 import os
 import re

@@ -83,7 +83,7 @@ class Sampler:
 def table():
     out = ["// Draws of an independent sampler (tests/noise_reference.py), made with:",
            "//     python3 tests/noise_reference.py > tests/noise_vectors.h",
-           "// Each row: the SHA-256 of \"openveil noise <row>\" keys the stream; then epsilon, the words used, the draws.",
+           "// Each row: the SHA-256 of \"openveil noise <row>\" keys the stream; epsilon; the words used; the draws.",
            "#ifndef OPENVEIL_NOISE_VECTORS_H", "#define OPENVEIL_NOISE_VECTORS_H", "",
            "#include \"common/config.h\"", "", f"#define NOISE_VECTOR_DRAWS {DRAWS}",
            "static const struct noise_vector {", "    uint8_t seed[32];", "    struct fraction epsilon;",

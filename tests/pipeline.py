@@ -156,7 +156,8 @@ class Pipeline:
         tokens = self.mint([(c, "transactional", 1, number) for c in allowed])
         mail = self.stack.path("mail.html")
         with open(mail, "w", encoding="utf-8") as out:
-            out.write(f'<p>Your receipt.</p><img src="http://{self.stack.pixel_address}/p/{tokens[0]}.gif" width=1 height=1>')
+            out.write('<p>Your receipt.</p>'
+                      f'<img src="http://{self.stack.pixel_address}/p/{tokens[0]}.gif" width=1 height=1>')
         before = self.recorded()
         subprocess.run([chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                         "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -165,8 +166,8 @@ class Pipeline:
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
         os.unlink(mail)  # it held a token, as a mail does
         opened_on = self.stack.today()
-        done = subprocess.run(["curl", "-sS", "-A", BROWSER_AGENT, "-o", "/dev/null", "-w", "%{http_code} %{size_download}",
-                               f"http://{self.stack.pixel_address}/p/{tokens[1]}.gif"],
+        done = subprocess.run(["curl", "-sS", "-A", BROWSER_AGENT, "-o", "/dev/null", "-w",
+                               "%{http_code} %{size_download}", f"http://{self.stack.pixel_address}/p/{tokens[1]}.gif"],
                               check=True, stdout=subprocess.PIPE, timeout=20)
         self.assertEqual(done.stdout, b"200 43")
         self.assertIsNotNone(before)
@@ -276,9 +277,9 @@ class Pipeline:
             low, high = self.requests[day]
             self.assertTrue(low <= requests <= high, f"{day}: {requests} requests, but {low} answered of {high} sent")
 
-    def clean(self, contacts):
+    def clean(self, contacts, *more):
         data = "".join(c.id + "\n" for c in contacts)
-        return self.cli("clean", "--tenant", str(TENANT), "--class", "requested", stdin=data)
+        return self.cli("clean", "--tenant", str(TENANT), "--class", "requested", *more, stdin=data)
 
     def check_cleaning(self):
         wait_until("the frozen answer", lambda: self.stack.cli(
@@ -293,7 +294,7 @@ class Pipeline:
     def check_withdrawal_at_once(self):
         first = day_number(CLEAN_DAY)
         contact = next(c for c in self.sender.contacts if self.sender.inactive(c, first, INACTIVE_DAYS))
-        self.assertEqual(self.clean([contact]), f"{contact.id}\t1\n")
+        self.assertEqual(self.clean([contact], "--accept-share"), f"{contact.id}\t1\n")
         self.cli("consent", "set", "--tenant", str(TENANT), "--contact", contact.id, "--state", "objected",
                  "--since", self.stack.today(), "--notice", NOTICE)
         self.assertEqual(self.clean([contact]), f"{contact.id}\t0\n")
@@ -303,7 +304,8 @@ class Pipeline:
         for name in ("consent.in", "history.in"):
             os.unlink(self.stack.path(name))
         secret = [c.id.encode() for c in self.sender.contacts] + [t.encode() for t in self.tokens]
-        secret += [FORWARDED_FOR.encode(), b"planted-agent-4711"] + [a.encode() for a in sample.AGENTS.values() if len(a) > 20]
+        secret += [FORWARDED_FOR.encode(), b"planted-agent-4711"]
+        secret += [a.encode() for a in sample.AGENTS.values() if len(a) > 20]
         opened = json.loads(self.stack.cli("token", "open", self.tokens[0], "--json"))
         pseudonym = opened["pseudonym"].encode()
         pattern = re.compile(b"|".join(re.escape(s) for s in secret))

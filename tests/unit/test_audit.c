@@ -46,7 +46,8 @@ static struct audit audit_with_last(const struct day_record *last, uint32_t regi
     struct day_record good = good_day();
     struct state *states[PARTITIONS];
     for (size_t i = 0; i < PARTITIONS; i++)
-        states[i] = i + 1 < PARTITIONS ? state_with(&good, DAY - 1, DAY) : state_with(last, registered_day, closed_through);
+        states[i] = i + 1 < PARTITIONS ? state_with(&good, DAY - 1, DAY)
+                                       : state_with(last, registered_day, closed_through);
     struct audit audit = audit_of(states);
     for (size_t i = 0; i < PARTITIONS; i++)
         state_free(states[i]);
@@ -129,7 +130,7 @@ static void open_days_are_not_judged(void **state) {
         state_free(states[i]);
 }
 
-// ---- state_view -------------------------------------------------------------------------------------------------------
+// ---- state_view ----------------------------------------------------------------------------------------------------
 // A journal of a few records in memory.
 struct listed_journal {
     struct journal journal;
@@ -141,8 +142,8 @@ static int give(journal_record_fn each, void *arg, size_t key_len, size_t len) {
     return each(arg, key, key_len, value, len);
 }
 
-static int listed_load(struct journal *journal, uint32_t partition, journal_record_fn each, journal_progress_fn progress,
-                       void *arg, int64_t *position, struct err *err) {
+static int listed_load(struct journal *journal, uint32_t partition, journal_record_fn each,
+                       journal_progress_fn progress, void *arg, int64_t *position, struct err *err) {
     struct listed_journal *listed = (struct listed_journal *)journal;
     struct day_record day = {.flags = DAY_COMPLETE};
     struct tenant_record tenant = {.first_measured = DAY};

@@ -194,7 +194,7 @@ static void a_basis_must_hold_all_the_time(void **state) {
     assert_true(clean_has_basis(&tenant, 50, 500)); // the days before its first version say nothing
 }
 
-// ---- the list ---------------------------------------------------------------------------------------------------------
+// ---- the list ------------------------------------------------------------------------------------------------------
 static int add(struct clean_list *list, const char *text, struct err *err) {
     return clean_list_add(list, text, strlen(text), err);
 }

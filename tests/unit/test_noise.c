@@ -82,10 +82,10 @@ static void words_that_would_favour_a_value_are_refused(void **state) {
     assert_int_equal(noise_discrete_laplace(&source, (struct fraction){1, 3}, &value), ERR_LIMIT);
 }
 
-// ---- every outcome ---------------------------------------------------------------------------------------------------
+// ---- every outcome -------------------------------------------------------------------------------------------------
 // Runs one attempt of the sampler along every path of choices whose probability is above a cutoff. An attempt begins by
-// choosing a number below t; where it asks for one again it starts over, with nothing kept. So an outcome's probability is
-// its mass divided by all but the mass of starting over, give or take what was cut off.
+// choosing a number below t; where it asks for one again it starts over, with nothing kept. So an outcome's probability
+// is its mass divided by all but the mass of starting over, give or take what was cut off.
 #define PATH_MAX_STEPS 400
 #define OUTCOMES 41
 struct step {
@@ -181,7 +181,7 @@ static void every_outcome_has_its_probability(void **state) {
     masses_equal_the_distribution((struct fraction){2, 3});
 }
 
-// ---- goodness of fit -------------------------------------------------------------------------------------------------
+// ---- goodness of fit -----------------------------------------------------------------------------------------------
 // Quantile of chi-square for alpha = 1e-6, after Wilson & Hilferty 1931.
 static double chi_square_limit(double freedom) {
     const double z = 4.753424;

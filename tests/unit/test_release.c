@@ -201,10 +201,12 @@ static void a_spent_budget_draws_nothing(void **state) {
     assert_int_equal(asked, 1);
     assert_int_equal(counts[0], 0);
     assert_string_equal(line,
-                        "{\"schema\":\"openveil.release.v1\",\"kind\":\"inactivity\",\"tenant\":7,\"period\":\"2026-11\","
+                        "{\"schema\":\"openveil.release.v1\",\"kind\":\"inactivity\",\"tenant\":7,"
+                        "\"period\":\"2026-11\","
                         "\"complete\":true,\"rehearsal\":false,\"mechanism\":\"discrete-laplace\",\"epsilon\":\"0/1\","
                         "\"threshold\":40,\"reason\":\"budget\",\"rules\":[],\"cells\":["
-                        "{\"days_since_open\":\"0-30\",\"contacts\":null},{\"days_since_open\":\"31-90\",\"contacts\":null},"
+                        "{\"days_since_open\":\"0-30\",\"contacts\":null},"
+                        "{\"days_since_open\":\"31-90\",\"contacts\":null},"
                         "{\"days_since_open\":\"91-180\",\"contacts\":null},"
                         "{\"days_since_open\":\"181-365\",\"contacts\":null},"
                         "{\"days_since_open\":\"none-recorded\",\"contacts\":null}]}");
@@ -240,7 +242,8 @@ static void the_budget_is_exact(void **state) {
     assert_false(release_budget_fits(spent, 31, (struct fraction){1073741825, 4294967295u})); // 1/4 and 5.8e-11 over
     assert_false(release_budget_fits(spent, 32, (struct fraction){1, 4294967295u}));
     // Denominators without a common divisor: 7 + (p-1)/p leaves exactly 1/p.
-    const uint32_t primes[] = {4294967291u, 4294967279u, 4294967231u, 4294967197u, 4294967189u, 4294967161u, 4294967143u};
+    const uint32_t primes[] = {4294967291u, 4294967279u, 4294967231u, 4294967197u,
+                               4294967189u, 4294967161u, 4294967143u};
     for (size_t i = 0; i < 7; i++)
         spent[i] = (struct fraction){primes[i] - 1, primes[i]};
     assert_true(release_budget_fits(spent, 7, (struct fraction){1, 1}));
