@@ -36,10 +36,10 @@ void decide_event(const struct event *event, const struct facts *facts, struct d
     *decision = (struct decision){.outcome = OUTCOME_REPEATED, .outcome_allowed = OUTCOME_COUNTED};
     const struct tenant_version *version =
         facts->tenant == NULL ? NULL : tenant_version_on(facts->tenant, facts->day);
-    if (version == NULL)
-        decision->outcome = AGG_DROP_UNKNOWN_TENANT;
-    else if (facts->day > facts->today)
+    if (facts->day > facts->today)
         decision->outcome = AGG_DROP_FUTURE_DAY;
+    else if (version == NULL)
+        decision->outcome = AGG_DROP_UNKNOWN_TENANT;
     else if (facts->today - facts->day > LAST_OPEN_KEEP_DAYS)
         decision->outcome = AGG_DROP_TOO_OLD;
     if (decision->outcome != OUTCOME_REPEATED)

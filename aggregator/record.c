@@ -171,12 +171,19 @@ void settings_free(struct settings *settings) {
     *settings = (struct settings){0};
 }
 
+static bool name_is_plain(const uint8_t *name, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (name[i] <= ' ' || name[i] > '~' || name[i] == '"' || name[i] == '\\')
+            return false;
+    return len > 0;
+}
+
 // One configured provider name; numbers ascend.
 static int settings_decode_name(struct reader *r, struct settings *settings, unsigned *least) {
     unsigned number = read_u8(r);
     size_t len = read_u8(r);
     const uint8_t *name = read_bytes(r, len);
-    if (name == NULL || len == 0 || number < *least || memchr(name, 0, len) != NULL)
+    if (name == NULL || number < *least || !name_is_plain(name, len))
         return ERR_CORRUPT;
     *least = number + 1;
     settings->provider_names[number] = strndup((const char *)name, len);

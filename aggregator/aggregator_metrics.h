@@ -1,0 +1,35 @@
+// The aggregator's metrics: one table line each. Any thread may add.
+#ifndef OPENVEIL_AGGREGATOR_METRICS_H
+#define OPENVEIL_AGGREGATOR_METRICS_H
+
+#include "common/metrics.h"
+#include "common/reasons.h"
+
+enum aggregator_metric {
+    METRIC_RECEIVED,
+    METRIC_COUNTED,
+    METRIC_REPEATED,
+    METRIC_DROPPED,
+    METRIC_DROPPED_LAST = METRIC_DROPPED + AGG_DROPS - 1,
+    METRIC_MESSAGES,
+    METRIC_DUPLICATES,
+    METRIC_GAPS,
+    METRIC_SET_ASIDE,
+    METRIC_LOOKUPS,
+    METRIC_UNREACHABLE,
+    METRIC_COMMITS,
+    METRIC_RELEASES,
+    METRIC_ERASED,
+    METRIC_CONTACTS,
+    METRIC_PARTITIONS,
+    METRIC_WAITING,
+    AGGREGATOR_METRICS
+};
+
+extern struct metric aggregator_metrics[AGGREGATOR_METRICS];
+
+static inline void count_metric(enum aggregator_metric metric, uint64_t n) {
+    metric_add(&aggregator_metrics[metric], n);
+}
+
+#endif

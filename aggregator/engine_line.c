@@ -1,0 +1,84 @@
+// One released line: budget, noise, the record and what leaves. Drawn once: from here on memory and batch have it, and
+// should the commit not happen, both are dropped together and nobody saw it.
+#include "aggregator/engine_parts.h"
+#include "aggregator/release.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define RULES_MAX DAY_RULES_MAX // what a line has room for
+#define MONTH_LINES_MAX 64
+
+// The fetch-class files of all the period's days, sorted, each once.
+static size_t rules_collect(const struct state *state, const struct line_job *job,
+                            uint8_t rules[RULES_MAX][RULES_HASH_SIZE]) {
+    size_t n = 0;
+    for (uint32_t day = job->period_day; day <= job->last_day; day++) {
+        const struct day_record *record = state_day(state, day);
+        for (size_t i = 0; record != NULL && i < record->n_rules; i++) {
+            size_t at = 0;
+            int order = 1;
+            while (at < n && (order = memcmp(rules[at], record->rules[i], RULES_HASH_SIZE)) < 0)
+                at++;
+            if ((at < n && order == 0) || n == RULES_MAX)
+                continue;
+            memmove(rules[at + 1], rules[at], (n - at) * RULES_HASH_SIZE);
+            memcpy(rules[at], record->rules[i], RULES_HASH_SIZE);
+            n++;
+        }
+    }
+    return n;
+}
+
+static bool line_put(struct partition *partition, const struct line_job *job, struct fraction spent, const char *line,
+                     size_t len) {
+    struct engine *engine = partition->engine;
+    uint8_t key[RECORD_KEY_MAX];
+    char text_key[64];
+    const struct release_record record = {.spent = spent, .line = (const uint8_t *)line, .line_len = len};
+    if (!partition_put(partition, key_release(key, job->tenant, (uint8_t)job->kind, job->period_day), key,
+                       release_encode(&record, engine->value)))
+        return false;
+    release_key(job->tenant, job->kind, job->period_day, text_key);
+    if (batch_release(engine->filling, partition->number, text_key, line, len) != 0) {
+        engine_fail(engine, "no memory for a released line");
+        return false;
+    }
+    engine->filling_has_lines = true;
+    commit_soon(engine);
+    return true;
+}
+
+int line_draw(struct partition *partition, const struct line_job *job) {
+    struct engine *engine = partition->engine;
+    const struct tenant_state *tenant = state_tenant(partition->state, job->tenant);
+    CHECK(tenant != NULL && !tenant_state_released(tenant, job->kind, job->period_day));
+    static const struct fraction nothing = {0, 1};
+    struct fraction spent[MONTH_LINES_MAX];
+    uint8_t rules[RULES_MAX][RULES_HASH_SIZE];
+    size_t n_spent = tenant_state_spent(tenant, day_month_start(job->period_day), spent, MONTH_LINES_MAX);
+    struct release_frame frame = {.tenant = job->tenant,
+                                  .kind = job->kind,
+                                  .period_day = job->period_day,
+                                  .complete = job->complete,
+                                  .rehearsal = engine->config->rehearsal,
+                                  .settings = job->settings,
+                                  .version = job->version,
+                                  .rules = (const uint8_t(*)[RULES_HASH_SIZE])rules};
+    frame.budget_spent = !release_budget_fits(spent, n_spent, job->settings->epsilon);
+    frame.n_rules = rules_collect(partition->state, job, rules);
+    struct noise_source noise;
+    void *stream = NULL;
+    char *line = NULL;
+    size_t len = 0;
+    const struct noise_ops *ops = engine->parts.noise;
+    int rc = ops->open(ops->arg, &noise, &stream);
+    if (rc != 0)
+        return rc;
+    rc = release_line(&frame, &noise, job->counts, job->n_counts, &line, &len);
+    ops->close(ops->arg, stream);
+    if (rc == 0 && !line_put(partition, job, frame.budget_spent ? nothing : job->settings->epsilon, line, len))
+        rc = ERR_IO;
+    free(line);
+    return rc;
+}

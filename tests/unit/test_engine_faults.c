@@ -1,0 +1,170 @@
+// The engine when things go wrong: lost commits, an unreachable consent store, gaps, backlogs, damaged messages.
+#include "aggregator/engine.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+
+#include "../engine_world.h"
+
+static void lost_commits_lose_nothing(void **state) {
+    (void)state;
+    uint32_t seed = 3;
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    run_until(all_committed, "the first commit");
+    for (unsigned round = 0; round < 3; round++) {
+        double_journal_fail(round == 1 ? ERR_REFUSED : ERR_AGAIN);
+        for (unsigned i = 0; i < 4; i++)
+            random_block(i % EDGES, FIRST_DAY, &seed, false);
+        double_source_wake();
+        run_for(150);
+        double_journal_fail(0);
+        if (round == 2)
+            engine_crash();
+        run_until(all_committed, "the commit after");
+    }
+    struct state *after = committed_state();
+    check_ledger(after, FIRST_DAY, 0);
+    assert_int_equal(state_day(after, FIRST_DAY)->received, 12 * 60);
+    check_last_opens(after);
+    state_free(after);
+}
+
+static void an_unreachable_store_decides_nothing(void **state) {
+    (void)state;
+    uint32_t seed = 4;
+    char why[200];
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    run_until(all_committed, "the first commit");
+    assert_true(engine_ready(engine, why, sizeof why));
+    double_consent.away = true;
+    random_block(0, FIRST_DAY, &seed, false);
+    double_source_wake();
+    run_for(300);
+    assert_false(all_committed());
+    assert_false(engine_ready(engine, why, sizeof why));
+    assert_non_null(strstr(why, "consent store"));
+    struct state *meanwhile = committed_state();
+    assert_null(state_day(meanwhile, FIRST_DAY));
+    assert_int_equal(last_open_count(state_last_open(meanwhile)), 0);
+    state_free(meanwhile);
+    double_consent.away = false;
+    run_until(all_committed, "the commit");
+    assert_true(engine_ready(engine, why, sizeof why));
+    struct state *after = committed_state();
+    check_last_opens(after);
+    state_free(after);
+}
+
+static void a_gap_waits_for_the_deadline(void **state) {
+    (void)state;
+    uint32_t seed = 7;
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    random_block(0, FIRST_DAY, &seed, false);
+    random_block(0, FIRST_DAY, &seed, true);
+    random_block(1, FIRST_DAY, &seed, false);
+    for (uint32_t day = FIRST_DAY; day < FIRST_DAY + 2; day++)
+        for (unsigned e = 0; e < EDGES; e++)
+            edge_close(e, day);
+    today_is(FIRST_DAY + 1);
+    run_until(all_committed, "the commit");
+    run_for(700);
+    struct state *before = committed_state();
+    check_ledger(before, FIRST_DAY, 0);
+    state_free(before);
+    // Past the deadline, but it is not known yet whether there is a backlog.
+    today_is(FIRST_DAY + 3);
+    double_source.hides_end = true;
+    run_for(700);
+    before = committed_state();
+    check_ledger(before, FIRST_DAY, 0);
+    state_free(before);
+    double_source.hides_end = false;
+    check_release(FIRST_DAY, false);
+    struct state *after = committed_state();
+    check_ledger(after, FIRST_DAY, DAY_GIVEN_UP);
+    check_ledger(after, FIRST_DAY + 1, DAY_COMPLETE);
+    state_free(after);
+}
+
+static void our_own_backlog_stops_no_clock(void **state) {
+    (void)state;
+    uint32_t seed = 8;
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    run_until(all_committed, "the commit");
+    // The consent store is away for days, and everything waits in the source.
+    double_consent.away = true;
+    for (unsigned i = 0; i < 40; i++)
+        random_block(i % EDGES, FIRST_DAY, &seed, false);
+    today_is(FIRST_DAY + 5);
+    double_source_wake();
+    run_for(800);
+    struct state *before = committed_state();
+    assert_null(state_day(before, FIRST_DAY));
+    state_free(before);
+    double_consent.away = false;
+    check_release(FIRST_DAY, false); // no edge ever closed: given up, but with every open in it
+    run_until(all_committed, "the commit");
+    struct state *after = committed_state();
+    check_ledger(after, FIRST_DAY, DAY_GIVEN_UP);
+    assert_int_equal(state_day(after, FIRST_DAY)->received, 40 * 60);
+    state_free(after);
+}
+
+static void damaged_and_foreign_messages_are_set_aside(void **state) {
+    (void)state;
+    edge_register_all(FIRST_DAY);
+    double_source_add(partition, (const uint8_t *)"nonsense", 8);
+    struct message_head head = head_of(0, MESSAGE_BLOCK, FIRST_DAY, partition);
+    head.rehearsal = true;
+    log_set_level(LOG_ERROR);
+    double_source_add(partition, out, (size_t)message_encode_block(codec, &head, rules_hash, NULL, 0, out));
+    head = head_of(0, MESSAGE_BLOCK, FIRST_DAY, partition);
+    head.partitions = 3;
+    double_source_add(partition, out, (size_t)message_encode_block(codec, &head, rules_hash, NULL, 0, out));
+    run_until(all_committed, "the commit");
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/corrupt", config.aggregator_state_dir);
+    DIR *folder = opendir(path);
+    assert_non_null(folder);
+    size_t files = 0;
+    while (readdir(folder) != NULL)
+        files++;
+    closedir(folder);
+    assert_int_equal(files, 2 + 3);
+}
+
+static bool has_failed(void) {
+    bool failed = failure[0] != '\0';
+    return failed;
+}
+
+static void another_modes_state_is_refused(void **state) {
+    (void)state;
+    edge_register_all(FIRST_DAY);
+    run_until(all_committed, "the commit");
+    engine_end();
+    config.rehearsal = true;
+    engine_begin();
+    int64_t end_ms = clock_monotonic_ms() + 10000;
+    while (!has_failed() && clock_monotonic_ms() < end_ms)
+        uv_run(&loop, UV_RUN_ONCE);
+    assert_non_null(strstr(failure, "production"));
+    config.rehearsal = false;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        WORLD_TEST(lost_commits_lose_nothing),
+        WORLD_TEST(an_unreachable_store_decides_nothing),
+        WORLD_TEST(a_gap_waits_for_the_deadline),
+        WORLD_TEST(our_own_backlog_stops_no_clock),
+        WORLD_TEST(damaged_and_foreign_messages_are_set_aside),
+        WORLD_TEST(another_modes_state_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
