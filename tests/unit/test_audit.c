@@ -96,6 +96,10 @@ static void every_broken_term_is_seen(void **state) {
     day.counted = 5;
     audit = audit_with_last(&day, DAY - 1, DAY);
     expect_meets(&audit, true, false, true);
+    day.recorded_here = day.received = 11;
+    day.counted = 7;
+    audit = audit_with_last(&day, DAY - 1, DAY);
+    expect_meets(&audit, true, false, true);
 }
 
 static void requests_without_an_end_are_seen(void **state) {
