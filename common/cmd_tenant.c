@@ -304,7 +304,8 @@ const struct cli_command cmd_tenant_change = {
     .args_min = 1,
     .args_max = 1,
     .summary = "change what a sender counts, from a later day on",
-    .description = "What is not given stays as it is. A change that has not begun is replaced by one for the same day.",
+    .description = "What is not given stays as it is. A change that has not begun is replaced by one for the same day.\n"
+                   "A stream keeps its number and name for at least 28 days, so that no stream is a campaign.",
     .options = change_options,
     .n_options = ARRAY_LEN(change_options),
     .run = run_change,

@@ -67,6 +67,33 @@ static uint32_t day_year_later(uint32_t day) {
     return day_parse(text, &later) == 0 ? later : day + 366;
 }
 
+static bool has_stream(const struct tenant_version *version, const struct stream *stream) {
+    const struct stream *found = tenant_stream(version, stream->number);
+    return found != NULL && strcmp(found->name, stream->name) == 0;
+}
+
+// What ends or is renamed with version `at` has been there for long enough: streams that come and go with each mailing
+// would be campaigns.
+static int stream_lives_check(const struct tenant *tenant, size_t at, struct err *err) {
+    const struct tenant_version *ending = &tenant->versions[at];
+    char day[DAY_TEXT_SIZE];
+    for (size_t i = 0; i < ending[-1].n_streams; i++) {
+        const struct stream *stream = &ending[-1].streams[i];
+        size_t first = at - 1;
+        if (has_stream(ending, stream))
+            continue;
+        while (first > 0 && has_stream(&tenant->versions[first - 1], stream))
+            first--;
+        uint32_t may_end = tenant->versions[first].from_day + STREAM_LIFE_DAYS_MIN;
+        if (ending->from_day >= may_end)
+            continue;
+        day_format(may_end, day);
+        return err_set(err, ERR_INVALID, "stream %u=%s must live at least %d days: it can end or be renamed from %s on",
+                       stream->number, stream->name, STREAM_LIFE_DAYS_MIN, day);
+    }
+    return 0;
+}
+
 int tenant_check(const struct tenant *tenant, struct err *err) {
     uint32_t changed_day = DAY_NONE;
     char day[DAY_TEXT_SIZE];
@@ -82,6 +109,8 @@ int tenant_check(const struct tenant *tenant, struct err *err) {
             return err_set(err, ERR_INVALID, "exemption_basis must have 1 to %d bytes of printable UTF-8",
                            EXEMPTION_BASIS_MAX);
         int rc = streams_check(version, err);
+        if (rc == 0 && i > 0)
+            rc = stream_lives_check(tenant, i, err);
         if (rc != 0)
             return rc;
         if (i == 0 || version->inactive_days == version[-1].inactive_days)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #define TENANT_STREAMS_MAX 32
+#define STREAM_LIFE_DAYS_MIN 28 // a stream keeps number and name for at least so long
 #define STREAM_NAME_MAX 63
 #define EXEMPTION_BASIS_MAX 500
 #define TENANTS_MAX 100000
@@ -52,7 +53,8 @@ int tenant_load(struct tenant *tenant, const char *dir, uint32_t id, struct err 
 void tenant_free(struct tenant *tenant);
 // Writes a tenant's file; ERR_EXISTS where `create` and it exists.
 int tenant_store(const struct tenant *tenant, const char *dir, bool create, struct err *err) MUST_CHECK;
-// Its rules, as load and store apply them: names, order, bounds, and days of inactivity that change once in 12 months.
+// Its rules, as load and store apply them: names, order, bounds, streams that live STREAM_LIFE_DAYS_MIN days or more, and
+// days of inactivity that change once in 12 months.
 int tenant_check(const struct tenant *tenant, struct err *err) MUST_CHECK;
 
 // What its file holds, for output; NULL where memory is short.

@@ -146,7 +146,9 @@ class TokenCommands(unittest.TestCase):
         self.run_cli("tenant", "add", 7, "--stream", "3=receipts", "--inactive-days", 90)
         day = lambda n: time.strftime("%Y-%m-%d", time.gmtime(time.time() + 86400 * n))
         self.assertIn("not begun", self.run_cli("tenant", "change", 7, "--from", day(0), "--stream", "4=news", code=64))
-        self.run_cli("tenant", "change", 7, "--from", day(2), "--stream", "4=news", "--stream", "1=receipts")
+        for streams in (["4=news"], ["3=other"], ["4=receipts"]):  # 3=receipts would not have lived for 28 days
+            self.assertIn(day(28), self.run_cli("tenant", "change", 7, "--from", day(2), "--stream", *streams, code=64))
+        self.run_cli("tenant", "change", 7, "--from", day(2), "--stream", "4=news", "--stream", "3=receipts")
         self.assertIn("already", self.run_cli("tenant", "change", 7, "--from", day(1), "--inactive-days", 180, code=64))
         self.run_cli("tenant", "change", 7, "--from", day(2), "--exemption-basis", "art. 82")
         self.run_cli("tenant", "change", 7, "--from", day(3), "--exemption-basis", "", "--inactive-days", 180)
@@ -155,7 +157,7 @@ class TokenCommands(unittest.TestCase):
         versions = json.loads(self.run_cli("tenant", "list", "--json"))[0]["versions"]
         self.assertEqual([(v["from"], v["inactive_days"], v.get("exemption_basis"), [s["number"] for s in v["streams"]])
                           for v in versions[1:]],
-                         [(day(2), 90, "art. 82", [1, 4]), (day(3), 180, None, [1, 4]), (day(400), 365, None, [1, 4])])
+                         [(day(2), 90, "art. 82", [3, 4]), (day(3), 180, None, [3, 4]), (day(400), 365, None, [3, 4])])
         for bad in (["--stream", "1=a", "--stream", "1=b"], ["--stream", "x=a"], ["--stream", "1=a b"], ["--stream", "1="],
                     ["--stream", "1=a", "--inactive-days", 100], [], ["--stream", "65536=a"],
                     sum((["--stream", f"{i}=s{i}"] for i in range(33)), [])):

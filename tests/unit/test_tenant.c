@@ -41,7 +41,7 @@ static void two_versions(struct tenant *tenant, struct tenant_version versions[2
     memset(versions, 0, 2 * sizeof *versions);
     versions[0] = (struct tenant_version){
         .from_day = day_of("2026-06-21"), .inactive_days = 180, .n_streams = 1, .streams = {{3, "receipts"}}};
-    versions[1] = (struct tenant_version){.from_day = day_of("2026-07-01"),
+    versions[1] = (struct tenant_version){.from_day = day_of("2026-07-19"),
                                           .inactive_days = 90,
                                           .exemption_basis = basis,
                                           .n_streams = 2,
@@ -64,12 +64,12 @@ static void a_tenant_comes_back(void **state) {
     assert_int_equal(back.n_versions, 2);
     assert_int_equal(tenant_first_day(&back), day_of("2026-06-21"));
     assert_null(tenant_version_on(&back, day_of("2026-06-20")));
-    const struct tenant_version *version = tenant_version_on(&back, day_of("2026-06-30"));
+    const struct tenant_version *version = tenant_version_on(&back, day_of("2026-07-18"));
     assert_int_equal(version->inactive_days, 180);
     assert_null(version->exemption_basis);
     assert_string_equal(tenant_stream(version, 3)->name, "receipts");
     assert_null(tenant_stream(version, 0));
-    version = tenant_version_on(&back, day_of("2036-07-01"));
+    version = tenant_version_on(&back, day_of("2036-07-19"));
     assert_int_equal(version->inactive_days, 90);
     assert_string_equal(version->exemption_basis, "délibération 2026-042");
     assert_int_equal(tenant_stream(version, 65535)->number, 65535);
@@ -181,6 +181,51 @@ static void inactive_days_change_once_a_year(void **state) {
     assert_int_equal(tenant_check(&tenant, &err), 0);
 }
 
+static void a_stream_lives_28_days(void **state) {
+    (void)state;
+    struct tenant_version versions[3] = {
+        {.from_day = day_of("2026-06-01"), .inactive_days = 180, .n_streams = 1, .streams = {{1, "a"}}},
+        {.from_day = day_of("2026-06-10"), .inactive_days = 180, .n_streams = 2, .streams = {{1, "a"}, {2, "b"}}},
+        {.from_day = day_of("2026-07-07"), .inactive_days = 180, .n_streams = 1, .streams = {{1, "a"}}},
+    };
+    struct tenant tenant = {.id = 1, .n_versions = 3, .versions = versions};
+    struct err err;
+    assert_int_equal(tenant_check(&tenant, &err), ERR_INVALID); // ends a day too early
+    assert_non_null(strstr(err.text, "2=b"));
+    assert_non_null(strstr(err.text, "2026-07-08"));
+    assert_int_equal(tenant_store(&tenant, dir, true, &err), ERR_INVALID);
+    versions[2].from_day = day_of("2026-07-08");
+    assert_int_equal(tenant_check(&tenant, &err), 0);
+    // Renamed, or under another number: another stream, in whose place the old one ended.
+    versions[2] = (struct tenant_version){
+        .from_day = day_of("2026-07-07"), .inactive_days = 180, .n_streams = 2, .streams = {{1, "a"}, {2, "c"}}};
+    assert_int_equal(tenant_check(&tenant, &err), ERR_INVALID);
+    versions[2].streams[1] = (struct stream){3, "b"};
+    assert_int_equal(tenant_check(&tenant, &err), ERR_INVALID);
+    versions[2].streams[1] = (struct stream){2, "b"};
+    assert_int_equal(tenant_check(&tenant, &err), 0);
+    // The days count from the stream's own beginning, over versions in between.
+    versions[2] = (struct tenant_version){
+        .from_day = day_of("2026-06-28"), .inactive_days = 180, .n_streams = 1, .streams = {{2, "b"}}};
+    assert_int_equal(tenant_check(&tenant, &err), ERR_INVALID);
+    assert_non_null(strstr(err.text, "1=a"));
+    versions[0].from_day = day_of("2026-05-31");
+    assert_int_equal(tenant_check(&tenant, &err), 0);
+    // What came back begins anew.
+    versions[0] = (struct tenant_version){
+        .from_day = day_of("2026-01-01"), .inactive_days = 180, .n_streams = 2, .streams = {{1, "a"}, {2, "b"}}};
+    versions[1] = (struct tenant_version){
+        .from_day = day_of("2026-02-01"), .inactive_days = 180, .n_streams = 1, .streams = {{1, "a"}}};
+    versions[2] = versions[0];
+    versions[2].from_day = day_of("2026-03-01");
+    struct tenant_version four[4] = {versions[0], versions[1], versions[2], versions[1]};
+    tenant = (struct tenant){.id = 1, .n_versions = 4, .versions = four};
+    four[3].from_day = day_of("2026-03-28");
+    assert_int_equal(tenant_check(&tenant, &err), ERR_INVALID);
+    four[3].from_day = day_of("2026-03-29");
+    assert_int_equal(tenant_check(&tenant, &err), 0);
+}
+
 static void own_contact_key_lies_beside_the_file(void **state) {
     (void)state;
     struct tenant tenant, back;
@@ -273,6 +318,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(the_table_finds_all, set_up, tear_down),
         cmocka_unit_test_setup_teardown(other_files_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(inactive_days_change_once_a_year, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_stream_lives_28_days, set_up, tear_down),
         cmocka_unit_test_setup_teardown(own_contact_key_lies_beside_the_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changes_of_a_directory_are_noticed, set_up, tear_down),
     };
