@@ -190,7 +190,7 @@ static int version_parse(const json_t *json, struct tenant_version *version, str
     return 0;
 }
 
-static int tenant_parse(const json_t *json, uint32_t id, struct tenant *tenant, struct err *err) {
+static int tenant_take(const json_t *json, uint32_t id, struct tenant *tenant, struct err *err) {
     static const char *const names[] = {"tenant", "own_contact_key", "versions"};
     json_int_t number;
     int rc = members_check(json, "the file", names, ARRAY_LEN(names), err);
@@ -226,26 +226,32 @@ static int tenant_path(char path[PATH_SIZE], const char *dir, uint32_t id, const
     return path_join(path, dir, name, err);
 }
 
-static int tenant_load_file(struct tenant *tenant, const char *dir, uint32_t id, struct err *err) {
-    char path[PATH_SIZE];
-    char *text = NULL;
-    size_t len;
+int tenant_parse(struct tenant *tenant, uint32_t id, const char *name, const char *text, size_t len, struct err *err) {
     json_error_t where;
     struct err what;
     memset(tenant, 0, sizeof *tenant);
-    int rc = tenant_path(path, dir, id, ".json", err);
-    if (rc != 0 || (rc = file_read(path, TENANT_FILE_BYTES_MAX, &text, &len, err)) != 0)
-        return rc;
     json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
-    free(text);
     if (json == NULL)
-        return err_set(err, ERR_INVALID, "%s: line %d: %s", path, where.line, where.text);
-    rc = tenant_parse(json, id, tenant, &what);
+        return err_set(err, ERR_INVALID, "%s: line %d: %s", name, where.line, where.text);
+    int rc = tenant_take(json, id, tenant, &what);
     json_decref(json);
     if (rc == 0)
         return 0;
     tenant_free(tenant);
-    return err_set(err, rc, "%s: %s", path, what.text);
+    return err_set(err, rc, "%s: %s", name, what.text);
+}
+
+static int tenant_load_file(struct tenant *tenant, const char *dir, uint32_t id, struct err *err) {
+    char path[PATH_SIZE];
+    char *text = NULL;
+    size_t len;
+    memset(tenant, 0, sizeof *tenant);
+    int rc = tenant_path(path, dir, id, ".json", err);
+    if (rc != 0 || (rc = file_read(path, TENANT_FILE_BYTES_MAX, &text, &len, err)) != 0)
+        return rc;
+    rc = tenant_parse(tenant, id, path, text, len, err);
+    free(text);
+    return rc;
 }
 
 int tenant_load(struct tenant *tenant, const char *dir, uint32_t id, struct err *err) {

@@ -50,6 +50,9 @@ const struct tenant *tenant_table_at(const struct tenant_table *table, size_t in
 const struct tenant *tenant_table_find(const struct tenant_table *table, uint32_t id); // NULL where unknown
 // One tenant from its file, ERR_NOT_FOUND where it has none; freed with tenant_free.
 int tenant_load(struct tenant *tenant, const char *dir, uint32_t id, struct err *err) MUST_CHECK;
+// What its file says, from memory; `name` stands for the file in messages. An own contact key is not read.
+int tenant_parse(struct tenant *tenant, uint32_t id, const char *name, const char *text, size_t len, struct err *err)
+    MUST_CHECK;
 void tenant_free(struct tenant *tenant);
 // Writes a tenant's file; ERR_EXISTS where `create` and it exists.
 int tenant_store(const struct tenant *tenant, const char *dir, bool create, struct err *err) MUST_CHECK;
