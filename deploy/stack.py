@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,6 +49,11 @@ def _die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+def _ending():
+    """The kernel's "parent" is the thread that started the child, so only the main thread's children may follow it."""
+    return _die_with_parent if threading.current_thread() is threading.main_thread() else None
+
+
 class Process:
     """A child process whose output goes to a file."""
 
@@ -57,7 +63,7 @@ class Process:
         self.log = log
         with open(log, "ab") as out:
             self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env,
-                                          preexec_fn=_die_with_parent, start_new_session=True)
+                                          preexec_fn=_ending(), start_new_session=True)
 
     @property
     def pid(self):
