@@ -48,8 +48,9 @@ static bool edge_put(struct partition *partition, const char *edge, const struct
     return partition_put(partition, key_edge(key, edge), key, edge_encode(record, partition->engine->value));
 }
 
-// Marks the message as seen in `edge` and stores that.
+// Marks the message as seen, before anything that it says of days makes it look old, and yields the edge's record.
 static bool message_mark(struct partition *partition, const struct message_head *head, struct edge_record *edge) {
+    state_edge(partition->state, head->edge, edge);
     uint64_t missing = edge_mark_seen(edge, head);
     if (missing > 0 && edge->registered_day != DAY_NONE) {
         count_metric(METRIC_GAPS, missing);
@@ -59,13 +60,15 @@ static bool message_mark(struct partition *partition, const struct message_head 
     return edge_put(partition, head->edge, edge);
 }
 
-void message_done(struct partition *partition, const struct message_head *head, int64_t position) {
-    struct edge_record edge;
-    state_edge(partition->state, head->edge, &edge);
-    if (!message_mark(partition, head, &edge))
-        return;
+static void message_finish(struct partition *partition, int64_t position) {
     count_metric(METRIC_MESSAGES, 1);
     message_position(partition, position);
+}
+
+void message_done(struct partition *partition, const struct message_head *head, int64_t position) {
+    struct edge_record edge;
+    if (message_mark(partition, head, &edge))
+        message_finish(partition, position);
 }
 
 // ---- markers --------------------------------------------------------------------------------------------------------
@@ -73,7 +76,8 @@ void message_done(struct partition *partition, const struct message_head *head, 
 static void take_register(struct partition *partition, const struct message_head *head, int64_t position) {
     struct edge_record edge;
     char day[DAY_TEXT_SIZE];
-    state_edge(partition->state, head->edge, &edge);
+    if (!message_mark(partition, head, &edge))
+        return;
     bool whole = edge_register(&edge, head->day);
     if (!edge_put(partition, head->edge, &edge))
         return;
@@ -82,7 +86,7 @@ static void take_register(struct partition *partition, const struct message_head
     if (!whole)
         log_warn("partition %" PRIu32 ": edge %s had days not closed; its spool was lost, and they stay incomplete",
                  partition->number, head->edge);
-    message_done(partition, head, position);
+    message_finish(partition, position);
     tenants_ensure(partition);
     partition->check_days = true;
 }
@@ -103,7 +107,8 @@ static void take_close(struct partition *partition, const struct message_head *h
                        int64_t position) {
     struct edge_record edge;
     char day[DAY_TEXT_SIZE];
-    state_edge(partition->state, head->edge, &edge);
+    if (!message_mark(partition, head, &edge))
+        return;
     struct edge_closing closing = edge_close(&edge, head, close);
     day_format(head->day, day);
     if (!closing.registered)
@@ -114,7 +119,7 @@ static void take_close(struct partition *partition, const struct message_head *h
     if (closing.closes && (!edge_put(partition, head->edge, &edge) ||
                            !close_days(partition, head, close, closing.from_day)))
         return;
-    message_done(partition, head, position);
+    message_finish(partition, position);
     days_complete(partition);
     partition->check_days = true;
 }
@@ -122,6 +127,8 @@ static void take_close(struct partition *partition, const struct message_head *h
 static void take_retire(struct partition *partition, const struct message_head *head, const char *name,
                         int64_t position) {
     struct edge_record edge;
+    if (!message_mark(partition, head, &edge))
+        return;
     if (!state_edge(partition->state, name, &edge) || edge.registered_day == DAY_NONE) {
         log_warn("partition %" PRIu32 ": cannot retire edge %s: no such edge", partition->number, name);
     } else {
@@ -130,7 +137,7 @@ static void take_retire(struct partition *partition, const struct message_head *
             return;
         log_info("partition %" PRIu32 ": edge %s is retired", partition->number, name);
     }
-    message_done(partition, head, position);
+    message_finish(partition, position);
     days_complete(partition);
     partition->check_days = true;
 }

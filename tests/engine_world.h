@@ -190,7 +190,10 @@ static inline int finish(void **state) {
 // ---- edges ----------------------------------------------------------------------------------------------------------
 
 struct edge {
+    uint64_t epoch, epoch_first;
     uint64_t segment;
+    size_t n_ranges; // of the open day, the current one not yet among them
+    struct segment_range ranges[8];
     uint64_t first_of_day;
     struct edge_counts counts;
     uint64_t here[DOUBLE_PARTITIONS];
@@ -200,8 +203,8 @@ static uint8_t out[MESSAGE_BYTES_MAX];
 
 static inline struct message_head head_of(unsigned e, enum message_kind kind, uint32_t day, uint32_t p) {
     struct message_head head = {.kind = kind,
-                                .epoch = 100 + e,
-                                .epoch_first = 1,
+                                .epoch = edges[e].epoch,
+                                .epoch_first = edges[e].epoch_first,
                                 .segment = edges[e].segment,
                                 .partition = (uint16_t)p,
                                 .partitions = DOUBLE_PARTITIONS,
@@ -212,7 +215,7 @@ static inline struct message_head head_of(unsigned e, enum message_kind kind, ui
 
 static inline void edge_register_all(uint32_t day) {
     for (unsigned e = 0; e < EDGES; e++) {
-        edges[e] = (struct edge){.segment = 1};
+        edges[e] = (struct edge){.epoch = 100 + e, .epoch_first = 1, .segment = 1};
         for (uint32_t p = 0; p < DOUBLE_PARTITIONS; p++) {
             struct message_head head = head_of(e, MESSAGE_REGISTER, day, p);
             double_source_add(p, out, (size_t)message_encode_register(&head, out));
@@ -236,19 +239,37 @@ static inline void edge_block(unsigned e, uint32_t day, struct event *events, si
     edges[e].here[partition] += n;
 }
 
+static inline void edge_range(struct edge *edge) {
+    CHECK(edge->n_ranges < ARRAY_LEN(edge->ranges));
+    if (edge->segment > edge->first_of_day)
+        edge->ranges[edge->n_ranges++] =
+            (struct segment_range){edge->epoch, edge->first_of_day, edge->segment - 1};
+    edge->first_of_day = edge->segment;
+}
+
+static inline void edge_boot(unsigned e) {
+    edge_range(&edges[e]);
+    edges[e].epoch += 100;
+    edges[e].epoch_first = edges[e].segment;
+}
+
 static inline void edge_close(unsigned e, uint32_t day) {
     struct edge *edge = &edges[e];
-    const struct segment_range range = {100 + e, edge->first_of_day, edge->segment - 1};
+    edge_range(edge);
     for (uint32_t p = 0; p < DOUBLE_PARTITIONS; p++) {
         struct message_head head = head_of(e, MESSAGE_CLOSE, day, p);
         const struct close_body body = {.from_day = day,
                                         .counts = edge->counts,
                                         .recorded_here = edge->here[p],
-                                        .n_ranges = edge->segment > edge->first_of_day,
-                                        .ranges = &range};
+                                        .n_ranges = edge->n_ranges,
+                                        .ranges = edge->ranges};
         double_source_add(p, out, (size_t)message_encode_close(&head, &body, out));
     }
-    *edge = (struct edge){.segment = edge->segment + 1, .first_of_day = edge->segment + 1};
+    edge->segment++;
+    edge->first_of_day = edge->segment;
+    edge->n_ranges = 0;
+    edge->counts = (struct edge_counts){0};
+    memset(edge->here, 0, sizeof edge->here);
 }
 
 // ---- the model ------------------------------------------------------------------------------------------------------

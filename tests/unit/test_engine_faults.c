@@ -157,6 +157,28 @@ static void another_modes_state_is_refused(void **state) {
     config.rehearsal = false;
 }
 
+// A boot whose first message is the close of the day before: its epoch is new, and its day is closed by itself.
+static void a_new_boot_closes_the_day_of_the_old_one(void **state) {
+    (void)state;
+    uint32_t seed = 9;
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    for (unsigned i = 0; i < 4; i++)
+        random_block(i % EDGES, FIRST_DAY, &seed, false);
+    today_is(FIRST_DAY + 2);
+    for (uint32_t day = FIRST_DAY; day < FIRST_DAY + 2; day++)
+        for (unsigned e = 0; e < EDGES; e++) {
+            edge_boot(e);
+            edge_close(e, day);
+        }
+    check_release(FIRST_DAY, true);
+    run_until(all_committed, "the commit");
+    struct state *after = committed_state();
+    check_ledger(after, FIRST_DAY, DAY_COMPLETE);
+    check_ledger(after, FIRST_DAY + 1, DAY_COMPLETE);
+    state_free(after);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         WORLD_TEST(lost_commits_lose_nothing),
@@ -165,6 +187,7 @@ int main(void) {
         WORLD_TEST(our_own_backlog_stops_no_clock),
         WORLD_TEST(damaged_and_foreign_messages_are_set_aside),
         WORLD_TEST(another_modes_state_is_refused),
+        WORLD_TEST(a_new_boot_closes_the_day_of_the_old_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
