@@ -97,7 +97,7 @@ static int inbox_partition(struct spool_items *items, struct spool_item *item, s
     if (rc == ERR_NOT_FOUND)
         item->gone = true;
     else if (rc != 0 && rc != ERR_LIMIT)
-        return rc;
+        return rc; // perhaps its owner is not set yet
     else if (rc == ERR_LIMIT || message_decode_head((const uint8_t *)data, len, &head, &body, &body_len) != 0 ||
              head.partition >= items->partitions)
         set_aside(items, item);
@@ -119,10 +119,11 @@ static int items_add(struct spool_items *items, enum spool_dir dir, const char *
     struct spool_item *item = &items->items[items->n];
     *item = (struct spool_item){.dir = dir, .partition = SPOOL_PARTITION_ALL};
     memcpy(item->name, name, strlen(name) + 1);
-    int rc = dir == SPOOL_INBOX ? inbox_partition(items, item, err) : 0;
-    if (rc == 0)
+    if (dir == SPOOL_INBOX && inbox_partition(items, item, err) != 0)
+        log_error("%s; next try at the next look", err->text); // one file must not stand in the way of all
+    else
         items->n++;
-    return rc;
+    return 0;
 }
 
 static void item_vanished(struct spool_item *item) {

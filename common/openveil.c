@@ -17,6 +17,7 @@ static const struct cli_command *const commands[] = {
     &cmd_consent_import,
     &cmd_clean,
     &cmd_audit,
+    &cmd_last_open_import,
     &cmd_releases,
     &cmd_budget,
     &cmd_config_sample,
