@@ -162,8 +162,8 @@ void connection_answer(struct connection *c) {
         connection_resume(c);
 }
 
-static void request_address(const struct connection *c, const struct http_request *request,
-                            uint8_t address[ADDRESS_SIZE]) {
+static void request_address(const void *arg, const struct http_request *request, uint8_t address[ADDRESS_SIZE]) {
+    const struct connection *c = arg;
     uint8_t peer[ADDRESS_SIZE] = {0};
     if (c->proxied) {
         memcpy(peer, c->proxy_address, sizeof peer);
@@ -184,12 +184,9 @@ static bool outcome_add(struct connection *c, const struct http_request *request
     enum reply_style style = request->http_1_0 ? REPLY_KEEP_1_0 : REPLY_KEEP;
     if (c->n_waiting > 0 && c->style != style)
         return false;
-    uint8_t address[ADDRESS_SIZE];
     struct pixel_outcome outcome;
-    request_address(c, request, address);
-    pixel_decide(set->keys->object, set->classes->object, request, address, clock_now_ms(&set->setup.config->clock),
-                 &outcome);
-    bytes_wipe(address, sizeof address);
+    pixel_decide(set->keys->object, set->classes->object, request, request_address, c,
+                 clock_now_ms(&set->setup.config->clock), &outcome);
     uint64_t ticket = outcome.recorded ? spool_add_event(set->setup.port, &outcome.event)
                                        : spool_add_drop(set->setup.port, outcome.drop);
     if (outcome.recorded)

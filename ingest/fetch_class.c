@@ -32,6 +32,7 @@ struct fetch_classes {
     uint32_t first_condition[CONDITIONS_MAX]; // theirs
     size_t n_conditional, n_conditions;
     uint16_t *conditional_of; // by rule
+    bool wants_address, wants_address_within_minute;
 };
 
 // What one pass over an agent found.
@@ -111,6 +112,8 @@ static int plan_search(struct fetch_classes *classes, const char *name, struct e
         rc = plan_conditions(classes, i, name, err);
         if (!fetch_rule_searches_agent(rule)) {
             classes->other[classes->n_other++] = i;
+            classes->wants_address_within_minute |= rule->kind == RULE_ADDRESS;
+            classes->wants_address |= rule->kind == RULE_ADDRESS && !rule->within_minute;
             continue;
         }
         classes->meanings[classes->n_searched] = (struct meaning){i, -1};
@@ -199,6 +202,10 @@ size_t fetch_classes_count(const struct fetch_classes *classes, enum fetch fetch
 
 bool fetch_classes_shrunk(const struct fetch_classes *before, const struct fetch_classes *after) {
     return 2 * after->n_rules < before->n_rules;
+}
+
+bool fetch_classes_want_address(const struct fetch_classes *classes, bool within_minute) {
+    return within_minute ? classes->wants_address_within_minute : classes->wants_address;
 }
 
 // ---- Classifying ----

@@ -43,6 +43,8 @@ const char *fetch_classes_builtin(size_t *len);
 size_t fetch_classes_count(const struct fetch_classes *classes, enum fetch fetch);
 // True where a reload from `before` to `after` loses more than half of the rules: then it is refused.
 bool fetch_classes_shrunk(const struct fetch_classes *before, const struct fetch_classes *after);
+// False where no rule looks at the address of such a fetch: then it need not even be found out, and may be zeros.
+bool fetch_classes_want_address(const struct fetch_classes *classes, bool within_minute);
 // No allocation. `rule` (may be NULL) gets the number of the line that decided, 0 for the default.
 enum fetch fetch_classify(const struct fetch_classes *classes, const struct fetch_facts *facts, unsigned *rule);
 

@@ -110,7 +110,7 @@ static bool token_of(const struct pixel_keys *keys, const struct text *path, str
 }
 
 void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *classes,
-                  const struct http_request *request, const uint8_t address[16], int64_t wall_ms,
+                  const struct http_request *request, pixel_address_fn address_of, const void *arg, int64_t wall_ms,
                   struct pixel_outcome *outcome) {
     struct token token;
     CHECK(pixel_path(&request->path) && !request->is_head);
@@ -124,7 +124,8 @@ void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *cla
         .x_moz = request->x_moz,
         .within_minute = wall_ms / 60000 - (int64_t)token.sent_minute <= 1,
     };
-    memcpy(facts.address, address, sizeof facts.address);
+    if (fetch_classes_want_address(classes, facts.within_minute))
+        address_of(arg, request, facts.address);
     enum fetch fetch = fetch_classify(classes, &facts, NULL);
     bytes_wipe(facts.address, sizeof facts.address);
     if (fetch == FETCH_SCANNER) {

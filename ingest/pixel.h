@@ -25,9 +25,11 @@ struct pixel_outcome {
 
 // A path that gets the pixel, whatever follows "/p/".
 bool pixel_path(const struct text *path);
-// `wall_ms` is the moment of the request, `address` where it came from.
+// Finds out where a request came from.
+typedef void (*pixel_address_fn)(const void *arg, const struct http_request *request, uint8_t address[16]);
+// `wall_ms` is the moment of the request. The address is asked for only where a rule may look at it.
 void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *classes,
-                  const struct http_request *request, const uint8_t address[16], int64_t wall_ms,
+                  const struct http_request *request, pixel_address_fn address_of, const void *arg, int64_t wall_ms,
                   struct pixel_outcome *outcome);
 
 #endif

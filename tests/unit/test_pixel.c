@@ -68,6 +68,14 @@ static struct text text_of(const char *text) {
     return (struct text){.at = text, .len = text == NULL ? 0 : strlen(text)};
 }
 
+static unsigned n_address_asked;
+
+static void give_address(const void *arg, const struct http_request *request, uint8_t address[16]) {
+    assert_non_null(request);
+    n_address_asked++;
+    memcpy(address, arg, 16);
+}
+
 static struct pixel_outcome decide(const char *path, const char *agent, const char *purpose, const char *from,
                                    int64_t wall_ms) {
     struct http_request request = {.path = text_of(path), .user_agent = text_of(agent), .purpose = text_of(purpose)};
@@ -75,7 +83,7 @@ static struct pixel_outcome decide(const char *path, const char *agent, const ch
     uint8_t address[16];
     assert_int_equal(ip_parse(from, address), 0);
     assert_true(pixel_path(&request.path));
-    pixel_decide(keys, classes, &request, address, wall_ms, &outcome);
+    pixel_decide(keys, classes, &request, give_address, address, wall_ms, &outcome);
     return outcome;
 }
 
@@ -137,6 +145,25 @@ static void everything_else_is_one_drop(void **state) {
     }
 }
 
+static void the_address_is_asked_for_where_a_rule_needs_it(void **state) {
+    (void)state;
+    static const char rules[] = "scanner address \"17.0.0.0/8\" within-minute ; test ; 2026-11-23\n";
+    struct fetch_classes *before = classes;
+    struct err err;
+    unsigned asked = n_address_asked;
+    decide("/p/x", NULL, NULL, "17.1.2.3", SENT * 60000LL);
+    assert_int_equal(n_address_asked, asked);
+    decide("/p/" TOKEN ".gif", NULL, NULL, "17.1.2.3", LATER_MS);
+    assert_int_equal(n_address_asked, asked + 1);
+    assert_int_equal(fetch_classes_parse(&classes, "test", rules, strlen(rules), &err), 0);
+    assert_true(decide("/p/" TOKEN ".gif", NULL, NULL, "17.1.2.3", LATER_MS).recorded);
+    assert_int_equal(n_address_asked, asked + 1);
+    assert_false(decide("/p/" TOKEN ".gif", NULL, NULL, "17.1.2.3", SENT * 60000LL).recorded);
+    assert_int_equal(n_address_asked, asked + 2);
+    fetch_classes_free(classes);
+    classes = before;
+}
+
 static void which_paths_are_pixels(void **state) {
     (void)state;
     const char *others[] = {"/", "/p", "/P/x", "/pp/x", "p/x", "//p/x", "/%70/x", "/x/p/"};
@@ -150,7 +177,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_good_token_becomes_an_event), cmocka_unit_test(the_fetch_is_classified),
         cmocka_unit_test(the_minute_of_sending),         cmocka_unit_test(everything_else_is_one_drop),
-        cmocka_unit_test(which_paths_are_pixels),
+        cmocka_unit_test(which_paths_are_pixels),        cmocka_unit_test(the_address_is_asked_for_where_a_rule_needs_it),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
