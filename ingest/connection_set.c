@@ -42,16 +42,24 @@ void connection_set_open(struct connection_set *set, int fd) {
     connection_start(c);
 }
 
-void connection_set_flush(struct connection_set *set) {
+bool connection_set_waits(const struct connection_set *set) {
+    return !TAILQ_EMPTY(&set->lists[LIST_DURABLE]);
+}
+
+size_t connection_set_flush(struct connection_set *set) {
     struct connection_list *waiting = &set->lists[LIST_DURABLE];
     uint64_t durable = spool_durable(set->setup.port);
     struct connection *c = TAILQ_FIRST(waiting);
     set->to_submit = true;
+    size_t n = 0;
     if (c == NULL || c->ticket > durable)
-        return;
+        return 0;
     reply_heads_update(&set->heads, &set->setup.config->clock);
-    for (; c != NULL && c->ticket <= durable; c = TAILQ_FIRST(waiting))
+    for (; c != NULL && c->ticket <= durable; c = TAILQ_FIRST(waiting)) {
+        n += c->n_waiting;
         connection_answer(c);
+    }
+    return n;
 }
 
 void connection_set_submit(struct connection_set *set) {

@@ -159,6 +159,11 @@ static void classes_again(struct reload *reload, const char *path) {
         log_error("fetch classes are not loaded again, those in force stay: %s", err.text);
         return;
     }
+    if (fetch_classes_shrunk(reload->classes->object, classes->object)) {
+        log_error("fetch classes are not loaded again: the file lost more than half of its rules; restart to force it");
+        snapshot_drop(classes);
+        return;
+    }
     snapshot_drop(reload->next_classes);
     reload->next_classes = NULL;
     spool_set_rules(reload->spool, hash_of(classes));

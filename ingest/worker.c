@@ -3,10 +3,18 @@
 #include "common/check.h"
 #include "ingest/connection_set.h"
 
+#include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+// Under load a worker that has handed a group over sleeps until it is durable, so that one epoll call then finds all
+// that came meanwhile: asking epoll after every single request would cost more than reading it. The disk is never waited
+// for longer than this, so that one that is stuck does not stop time-outs, 503s and the end.
+enum { GROUP_HEAVY = 8, SLEEP_US_MAX = 2000 };
 
 // Sockets on their way from the listener to the worker; as many as the worker may have, so it cannot overflow.
 struct inbox {
@@ -26,6 +34,9 @@ struct worker {
     void (*spool_failed)(void *arg);
     void *arg;
     bool failure_told;
+    size_t n_answered; // by the last flush
+    _Atomic uint32_t woken; // 1: somebody called worker_wake since the loop last looked
+    _Atomic bool asleep;    // in sleep_for_group
     bool loop_ready;
     bool started;
     pthread_t thread;
@@ -53,15 +64,35 @@ static void inbox_empty(struct worker *worker) {
     worker->n_opened += n;
 }
 
+static void worker_wake(struct worker *worker) {
+    atomic_store(&worker->woken, 1);
+    CHECK(uv_async_send(&worker->wake) == 0);
+    if (atomic_load(&worker->asleep))
+        CHECK(syscall(SYS_futex, &worker->woken, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) >= 0);
+}
+
+static void sleep_for_group(struct worker *worker) {
+    const struct timespec limit = {.tv_nsec = SLEEP_US_MAX * 1000};
+    atomic_store(&worker->asleep, true);
+    // Where a wake-up came first, `woken` is 1 and this returns at once.
+    if (syscall(SYS_futex, &worker->woken, FUTEX_WAIT_PRIVATE, 0, &limit, NULL, 0) != 0) {
+        CHECK(errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT);
+        if (errno == ETIMEDOUT)
+            worker->n_answered = 0; // not again before the disk has answered
+    }
+    atomic_store(&worker->asleep, false);
+}
+
 static void on_wake(uv_async_t *async) {
     struct worker *worker = async->data;
     struct snapshot *snapshot;
+    atomic_store(&worker->woken, 0);
     if ((snapshot = snapshot_take(&worker->next_keys)) != NULL)
         connection_set_keys(worker->connections, snapshot);
     if ((snapshot = snapshot_take(&worker->next_classes)) != NULL)
         connection_set_classes(worker->connections, snapshot);
     inbox_empty(worker);
-    connection_set_flush(worker->connections);
+    worker->n_answered = connection_set_flush(worker->connections);
     if (atomic_load(&worker->stop))
         connection_set_close(worker->connections);
     else if (atomic_load(&worker->drain))
@@ -91,6 +122,8 @@ static void on_end(uv_check_t *check) {
         CHECK(uv_timer_stop(&worker->tick) == 0);
     if (open == 0 && atomic_load(&worker->stop))
         uv_stop(&worker->loop);
+    else if (worker->n_answered >= GROUP_HEAVY && connection_set_waits(worker->connections))
+        sleep_for_group(worker);
 }
 
 static int loop_create(struct worker *worker, struct err *err) {
@@ -108,8 +141,7 @@ static int loop_create(struct worker *worker, struct err *err) {
 }
 
 static void on_spool(void *arg) {
-    struct worker *worker = arg;
-    CHECK(uv_async_send(&worker->wake) == 0);
+    worker_wake(arg);
 }
 
 int worker_create(struct worker **out, const struct worker_setup *setup, struct err *err) {
@@ -176,17 +208,17 @@ int worker_start(struct worker *worker, struct err *err) {
 
 void worker_set_keys(struct worker *worker, struct snapshot *keys) {
     snapshot_put(&worker->next_keys, snapshot_keep(keys));
-    on_spool(worker);
+    worker_wake(worker);
 }
 
 void worker_set_classes(struct worker *worker, struct snapshot *classes) {
     snapshot_put(&worker->next_classes, snapshot_keep(classes));
-    on_spool(worker);
+    worker_wake(worker);
 }
 
 void worker_drain(struct worker *worker) {
     atomic_store(&worker->drain, true);
-    on_spool(worker);
+    worker_wake(worker);
 }
 
 size_t worker_connections(const struct worker *worker) {
@@ -204,7 +236,7 @@ bool worker_hand_over(struct worker *worker, int fd) {
     inbox->fds[inbox->n++] = fd;
     CHECK(pthread_mutex_unlock(&inbox->lock) == 0);
     atomic_fetch_add_explicit(&worker->n_given, 1, memory_order_relaxed);
-    on_spool(worker);
+    worker_wake(worker);
     return true;
 }
 
@@ -212,7 +244,7 @@ void worker_stop(struct worker *worker) {
     if (worker == NULL || !worker->started)
         return;
     atomic_store(&worker->stop, true);
-    on_spool(worker);
+    worker_wake(worker);
     CHECK(pthread_join(worker->thread, NULL) == 0);
     worker->started = false;
     CHECK(connection_set_count(worker->connections) == 0);

@@ -117,8 +117,12 @@ class Client:
         if receive_bytes:
             self.link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.link.settimeout(10)
-        self.link.connect((host, int(port)))
         self.data = b""
+        try:
+            self.link.connect((host, int(port)))
+        except OSError:
+            self.link.close()
+            raise
 
     def __enter__(self):
         return self
@@ -495,18 +499,22 @@ class Life(Edge):
 
     def test_sighup(self):
         rules = self.stack.path("rules.txt")
+        with open(os.path.join(ROOT, "common", "data", "fetch-classes.txt"), encoding="utf-8") as built_in:
+            known = built_in.read()
+        one = 'scanner agent-contains "thunderbird" ; test ; 2026-11-23\n'
         with open(rules, "w", encoding="utf-8") as out:
-            out.write('scanner agent-contains "thunderbird" ; test ; 2026-11-23\n')
+            out.write(one + known)
         self.stack.extra["ingest"]["fetch_classes"] = rules
         self.stack.extra["log"] = {"level": "debug"}
         self.stack.write_config()
         self.process.child.send_signal(signal.SIGHUP)
         self.wait_for_log("they hold from the next UTC day on")
         self.assertEqual(self.pixel(self.good)[0], 200)
-        with open(rules, "w", encoding="utf-8") as out:
-            out.write("nonsense\n")
-        self.process.child.send_signal(signal.SIGHUP)
-        self.wait_for_log("fetch classes are not loaded again")
+        for bad, said in (("nonsense\n", "a rule begins with"), (one, "lost more than half of its rules")):
+            with open(rules, "w", encoding="utf-8") as out:
+                out.write(bad)
+            self.process.child.send_signal(signal.SIGHUP)
+            self.wait_for_log(said)
         self.stop()
         self.assertEqual(self.ledger()[:2], (1, 1))
 
