@@ -181,6 +181,13 @@ static inline void double_journal_fail(int rc) {
     pthread_mutex_unlock(&double_journal.mutex);
 }
 
+static inline size_t double_journal_commits(void) {
+    pthread_mutex_lock(&double_journal.mutex);
+    size_t n = double_journal.n_commits;
+    pthread_mutex_unlock(&double_journal.mutex);
+    return n;
+}
+
 // ---- consent --------------------------------------------------------------------------------------------------------
 
 struct double_contact {

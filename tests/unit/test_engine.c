@@ -46,11 +46,11 @@ static void what_comes_again_counts_once(void **state) {
             double_source_add(p, double_source.messages[p][i].data, double_source.messages[p][i].len);
     run_until(all_committed, "the commit");
     // And from the start again, as after the loss of all positions.
+    engine_end();
     for (uint32_t p = 0; p < DOUBLE_PARTITIONS; p++) {
         double_journal.position[p] = -1;
         double_source.committed[p] = 0;
     }
-    engine_end();
     engine_begin();
     run_until(all_committed, "the second commit");
     struct state *after = committed_state();
@@ -199,8 +199,8 @@ static void changed_settings_begin_tomorrow(void **state) {
     engine_end();
     config.release_horizon_days = 0;
     engine_begin();
-    size_t commits = double_journal.n_commits;
-    for (int i = 0; i < 100 && double_journal.n_commits == commits; i++)
+    size_t commits = double_journal_commits();
+    for (int i = 0; i < 100 && double_journal_commits() == commits; i++)
         run_for(20);
     struct state *after = committed_state();
     assert_int_equal(state_settings_on(after, FIRST_DAY)->horizon_days, 1);
