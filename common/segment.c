@@ -13,6 +13,8 @@
 #define CHECKSUM_SIZE 8
 #define FLAG_REHEARSAL 1u
 #define RANGE_SIZE 24
+// No edge counts so many in a day: a header that says so is damaged, and more can be added to what is read.
+#define LEDGER_REQUESTS_MAX ((uint64_t)1 << 60)
 #define GROUP_CHECKSUM_AT (GROUP_HEADER_BYTES - CHECKSUM_SIZE)
 #define HEAD_SIZE_MAX (4 + 4 + 3 + EDGE_ID_MAX + 8 + 8 + 8 + 2 + 4 + RULES_HASH_SIZE)
 #define LEDGER_FIXED_SIZE (4 + 4 + 8 + 8 + 8 * EDGE_DROPS_STORED)
@@ -27,15 +29,24 @@ static bool head_valid(const struct segment_head *head) {
            head->partitions >= 1 && head->partitions <= LEDGER_PARTITIONS_MAX && head->epoch_first <= head->segment;
 }
 
+// Adds to a sum of counts that must not pass `most`.
+static bool count_add(uint64_t *sum, uint64_t count, uint64_t most) {
+    if (count > most - *sum)
+        return false;
+    *sum += count;
+    return true;
+}
+
 // Every outcome is in exactly one place, also of each partition.
 static bool ledger_valid(const struct ledger *ledger, uint16_t partitions) {
-    uint64_t requests = ledger->counts.recorded;
-    for (size_t i = 0; i < EDGE_DROPS_STORED; i++)
-        requests += ledger->counts.drops[i];
-    uint64_t recorded = 0;
-    for (size_t i = 0; i < partitions; i++)
-        recorded += ledger->recorded_by_partition[i];
-    if (requests != ledger->counts.requests || recorded != ledger->counts.recorded || ledger->closed_from > ledger->day)
+    const struct edge_counts *counts = &ledger->counts;
+    uint64_t requests = 0, recorded = 0;
+    bool fits = count_add(&requests, counts->recorded, counts->requests);
+    for (size_t i = 0; i < EDGE_DROPS_STORED && fits; i++)
+        fits = count_add(&requests, counts->drops[i], counts->requests);
+    for (size_t i = 0; i < partitions && fits; i++)
+        fits = count_add(&recorded, ledger->recorded_by_partition[i], counts->recorded);
+    if (!fits || requests != counts->requests || recorded != counts->recorded || ledger->closed_from > ledger->day)
         return false;
     for (size_t i = 0; i < ledger->n_ranges; i++) {
         const struct segment_range *range = &ledger->ranges[i];
@@ -131,7 +142,7 @@ static int ledger_read(struct reader *r, uint16_t partitions, struct ledger *led
         ledger->ranges[i].first = read_u64(r);
         ledger->ranges[i].last = read_u64(r);
     }
-    return ledger_valid(ledger, partitions) ? 0 : ERR_CORRUPT;
+    return ledger_valid(ledger, partitions) && ledger->counts.requests <= LEDGER_REQUESTS_MAX ? 0 : ERR_CORRUPT;
 }
 
 // Steps over a ledger that nobody asked for.
@@ -218,7 +229,7 @@ void group_event_load(const uint8_t *in, struct event *event) {
 int64_t raw_scan(const uint8_t *data, size_t len, const struct segment_head *head, size_t header_len, group_fn each,
                  void *arg) {
     CHECK(header_len % SEGMENT_PAGE == 0);
-    uint32_t expected = 0;
+    uint64_t expected = 0; // wider than a sequence: nothing follows the last one
     int64_t damaged = 0;
     for (size_t at = header_len; at < len;) {
         struct group group;
@@ -231,8 +242,8 @@ int64_t raw_scan(const uint8_t *data, size_t len, const struct segment_head *hea
         int rc = each(arg, &group, data + at + GROUP_HEADER_BYTES);
         if (rc < 0)
             return rc;
-        damaged += group.sequence - expected;
-        expected = group.sequence + 1;
+        damaged += (int64_t)(group.sequence - expected);
+        expected = (uint64_t)group.sequence + 1;
         at += (size_t)group_len;
     }
     return damaged;
