@@ -67,7 +67,7 @@ static void seed_peer_address(void) {
 
 static struct message_head message_head_of(enum message_kind kind) {
     return (struct message_head){.kind = kind, .edge = "e", .epoch = 0x1122334455667788u, .segment = 7,
-                                 .epoch_first = 3, .partition = 1, .partitions = 2, .day = DAY};
+                                 .epoch_first = 3, .partition = 1, .partitions = 2, .day = DAY - 4};
 }
 
 // As a whole message, without its checksum.
@@ -97,7 +97,7 @@ static const struct segment_range ranges[] = {{.epoch = 9, .first = 3, .last = 5
 
 static void seed_messages(void) {
     static const struct import_row rows[] = {{.pseudonym = 0x0102030405060708u, .day = DAY - 3}, {.pseudonym = 9, .day = 1}};
-    struct close_body close = {.from_day = DAY - 1, .recorded_here = 3, .n_ranges = 2, .ranges = ranges,
+    struct close_body close = {.from_day = DAY - 5, .recorded_here = 3, .n_ranges = 2, .ranges = ranges,
                                .counts = {.requests = 6, .recorded = 5, .drops = {1}}};
     struct import_body import = {.tenant = 7, .measured_since = DAY - 400, .n_rows = 2, .rows = rows};
     struct message_codec *codec;
@@ -160,13 +160,13 @@ static void seed_columns(void) {
 
 static struct segment_head segment_head_of(enum message_kind kind, uint64_t segment) {
     return (struct segment_head){.kind = kind, .edge = "e", .epoch = 0x1122334455667788u, .segment = segment,
-                                 .epoch_first = 3, .partitions = 2, .day = DAY, .rules_hash = {42}};
+                                 .epoch_first = 3, .partitions = 2, .day = DAY - 4, .rules_hash = {42}};
 }
 
 static void ledger_set(void) {
     memset(&ledger, 0, sizeof ledger);
-    ledger.day = DAY;
-    ledger.closed_from = DAY - 1;
+    ledger.day = DAY - 4;
+    ledger.closed_from = DAY - 5;
     ledger.counts = (struct edge_counts){.requests = 6, .recorded = 5, .drops = {1}};
     ledger.recorded_by_partition[0] = 2;
     ledger.recorded_by_partition[1] = 3;
@@ -180,8 +180,9 @@ static void write_chunk(struct writer *w, const void *data, size_t len) {
 }
 
 // A header's bytes that are not padding: what is left of the page when its checksum is taken away and zeros are cut.
-static void write_raw_header(struct writer *w, uint64_t segment) {
+static void write_raw_header(struct writer *w, uint64_t segment, uint32_t day) {
     struct segment_head head = segment_head_of(MESSAGE_BLOCK, segment);
+    head.day = day;
     int64_t len = raw_header_encode(&head, &ledger, out);
     CHECK(len == SEGMENT_PAGE);
     size_t used = SEGMENT_PAGE - 8;
@@ -227,14 +228,67 @@ static void seed_segments(void) {
     struct writer w = writer_of(buffer, sizeof buffer);
     ledger_set();
     write_u8(&w, 0);
-    write_raw_header(&w, 7);
+    write_raw_header(&w, 7, DAY - 4);
     write_group(&w, 7, 0, 2);
     write_group(&w, 7, 2, 1); // the one between is lost
     seed("segment", "raw", &w, buffer);
     w = writer_of(buffer, sizeof buffer);
+    write_u8(&w, 0);
+    write_raw_header(&w, 7, DAY - 4);
+    write_group(&w, 7, UINT32_MAX, 1);
+    write_group(&w, 7, 0, 1); // goes back
+    seed("segment", "raw-last-sequence", &w, buffer);
+    w = writer_of(buffer, sizeof buffer);
     write_u8(&w, 1);
     write_sealed(&w, MESSAGE_REGISTER, 7);
     seed("segment", "sealed", &w, buffer);
+}
+
+// ---- spool ----
+
+// A file's kind and number, and its length later.
+static uint8_t *file_begin(struct writer *w, uint8_t kind, uint8_t number) {
+    write_u8(w, kind);
+    write_u8(w, number);
+    return write_space(w, 2);
+}
+
+static void file_end(const struct writer *w, uint8_t *len) {
+    CHECK(!w->bad);
+    store_u16(len, (uint16_t)(w->at - len - 2));
+}
+
+// A sealed segment and a raw one of the same day, or of a later one so that close markers come between.
+static void seed_spool(const char *name, uint32_t day, bool with_sealed) {
+    uint8_t buffer[SEED_MAX];
+    struct writer w = writer_of(buffer, sizeof buffer);
+    ledger_set();
+    if (with_sealed) {
+        uint8_t *len = file_begin(&w, 1, 6);
+        write_sealed(&w, MESSAGE_REGISTER, 6);
+        file_end(&w, len);
+    }
+    uint8_t closes = day == DAY - 4 ? 0 : 2;
+    if (closes > 0) { // a day that is over, then empty ones
+        memset(&ledger, 0, offsetof(struct ledger, ranges));
+        ledger.closed_from = day;
+    }
+    ledger.day = day;
+    uint8_t *len = file_begin(&w, 0, (uint8_t)(7 + closes));
+    write_raw_header(&w, 7u + closes, day);
+    write_group(&w, 7u + closes, 0, 2);
+    write_group(&w, 7u + closes, 1, 1);
+    file_end(&w, len);
+    len = file_begin(&w, 2, 1); // a leftover
+    write_chunk(&w, "x", 1);
+    file_end(&w, len);
+    seed("spool", name, &w, buffer);
+}
+
+static void seed_spools(void) {
+    seed_spool("next-segment", DAY - 4, true);
+    seed_spool("days-later", DAY - 1, true);
+    seed_spool("raw-alone", DAY - 4, false);
 }
 
 // ---- record ----
@@ -294,6 +348,7 @@ int main(int argc, char **argv) {
     seed_messages();
     seed_columns();
     seed_segments();
+    seed_spools();
     seed_keys();
     seed_values();
     return n_differ == 0 ? 0 : 1;
