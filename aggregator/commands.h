@@ -4,6 +4,6 @@
 
 #include "common/cli.h"
 
-extern const struct cli_command cmd_clean, cmd_audit, cmd_releases, cmd_budget, cmd_last_open_import;
+extern const struct cli_command cmd_clean, cmd_audit, cmd_releases, cmd_budget, cmd_last_open_import, cmd_verify;
 
 #endif

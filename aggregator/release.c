@@ -96,7 +96,7 @@ static const char *flag(bool value) {
     return value ? "true" : "false";
 }
 
-static void period_format(enum release_kind kind, uint32_t period_day, char text[DAY_TEXT_SIZE]) {
+void release_period_format(enum release_kind kind, uint32_t period_day, char text[DAY_TEXT_SIZE]) {
     if (kind == RELEASE_INACTIVITY)
         month_format(period_day, text);
     else
@@ -107,7 +107,7 @@ static void put_frame(struct text_out *out, const struct release_frame *frame) {
     char period[DAY_TEXT_SIZE];
     const struct settings *settings = frame->settings;
     struct fraction epsilon = frame->budget_spent ? (struct fraction){0, 1} : settings->epsilon;
-    period_format(frame->kind, frame->period_day, period);
+    release_period_format(frame->kind, frame->period_day, period);
     put(out, "{\"schema\":\"openveil.release.v1\",\"kind\":\"%s\",\"tenant\":%" PRIu32 ",\"period\":\"%s\",",
         release_kind_names[frame->kind], frame->tenant, period);
     put(out, "\"complete\":%s,\"rehearsal\":%s,\"mechanism\":\"discrete-laplace\",", flag(frame->complete),
@@ -284,7 +284,7 @@ bool release_budget_fits(const struct fraction *spent, size_t n_spent, struct fr
 void release_key(uint32_t tenant, enum release_kind kind, uint32_t period_day, char key[64]) {
     char period[DAY_TEXT_SIZE];
     CHECK(kind == RELEASE_DELIVERABILITY || kind == RELEASE_INACTIVITY);
-    period_format(kind, period_day, period);
+    release_period_format(kind, period_day, period);
     snprintf(key, 64, "%" PRIu32 "/%s/%s", tenant, release_kind_names[kind], period);
 }
 
@@ -309,7 +309,7 @@ int release_publish(const char *dir, const struct release_record *release, struc
     int rc = path_join(tenant_dir, dir, name, err);
     if (rc != 0)
         return rc;
-    period_format(release->kind, release->period_day, period);
+    release_period_format(release->kind, release->period_day, period);
     snprintf(name, sizeof name, "%s-%s.json", release_kind_names[release->kind], period);
     if ((rc = path_join(path, tenant_dir, name, err)) != 0)
         return rc;

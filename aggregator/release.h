@@ -38,6 +38,8 @@ int release_line(const struct release_frame *frame, const struct noise_source *n
 
 // Whether `epsilon` more fits the month's budget, given what its lines spent.
 bool release_budget_fits(const struct fraction *spent, size_t n_spent, struct fraction epsilon);
+// The period as lines, keys and files name it: "2026-11-22", or "2026-11" for inactivity.
+void release_period_format(enum release_kind kind, uint32_t period_day, char text[DAY_TEXT_SIZE]);
 // The text key: "<tenant>/<kind>/<period>"; the file: "<tenant>/<kind>-<period>.json".
 void release_key(uint32_t tenant, enum release_kind kind, uint32_t period_day, char key[64]);
 // Writes <release dir>/<tenant>/<kind>-<period>.json with a line feed; leaves an equal file alone. ERR_REFUSED where a

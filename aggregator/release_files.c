@@ -15,23 +15,20 @@ int release_kind_parse(const char *name) {
     return -1;
 }
 
-// What a file name says; false where it is not a released line's.
-static bool name_parse(const char *name, struct release_file *file) {
-    char kind[16], day[DAY_TEXT_SIZE + 3];
-    *file = (struct release_file){0};
+bool release_file_name(const char *name, enum release_kind *kind, uint32_t *period_day) {
+    char kind_name[16], day[DAY_TEXT_SIZE + 3];
     size_t kind_len = strcspn(name, "-"), len = strlen(name);
-    if (kind_len >= sizeof kind || len <= kind_len + 6 || strcmp(name + len - 5, ".json") != 0)
+    if (kind_len >= sizeof kind_name || len <= kind_len + 6 || strcmp(name + len - 5, ".json") != 0)
         return false;
-    memcpy(kind, name, kind_len);
-    kind[kind_len] = '\0';
-    int number = release_kind_parse(kind);
+    memcpy(kind_name, name, kind_len);
+    kind_name[kind_len] = '\0';
+    int number = release_kind_parse(kind_name);
     size_t period_len = len - kind_len - 6;
     if (number < 0 || period_len != (number == RELEASE_INACTIVITY ? MONTH_TEXT_SIZE : DAY_TEXT_SIZE) - 1)
         return false;
-    file->kind = (enum release_kind)number;
-    memcpy(file->period, name + kind_len + 1, period_len);
-    snprintf(day, sizeof day, "%s%s", file->period, file->kind == RELEASE_INACTIVITY ? "-01" : "");
-    return day_parse(day, &file->period_day) == 0;
+    *kind = (enum release_kind)number;
+    snprintf(day, sizeof day, "%.*s%s", (int)period_len, name + kind_len + 1, number == RELEASE_INACTIVITY ? "-01" : "");
+    return day_parse(day, period_day) == 0;
 }
 
 // "0/1" is what a line says that spent nothing.
@@ -108,9 +105,10 @@ int release_files_load(struct release_files *files, const char *dir, uint32_t te
     if (stream == NULL)
         return errno == ENOENT ? 0 : err_errno(err, ERR_IO, "cannot read the directory %s", tenant_dir);
     for (struct dirent *entry = readdir(stream); rc == 0 && entry != NULL; entry = readdir(stream)) {
-        struct release_file file;
-        if (!name_parse(entry->d_name, &file) || (kind != 0 && (int)file.kind != kind))
+        struct release_file file = {0};
+        if (!release_file_name(entry->d_name, &file.kind, &file.period_day) || (kind != 0 && (int)file.kind != kind))
             continue;
+        release_period_format(file.kind, file.period_day, file.period);
         if ((rc = file_append(files, &room, file, err)) == 0)
             rc = file_load(&files->files[files->n - 1], tenant_dir, entry->d_name, err);
     }

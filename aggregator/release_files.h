@@ -24,6 +24,8 @@ struct release_files {
     struct release_file *files; // ascending periods, deliverability first
 };
 
+// What a file name says; false where it is not a released line's.
+bool release_file_name(const char *name, enum release_kind *kind, uint32_t *period_day);
 // `kind` 0: both. A directory that is not there has no lines. ERR_CORRUPT names the file that is not a released line.
 int release_files_load(struct release_files *files, const char *dir, uint32_t tenant, int kind, struct err *err)
     MUST_CHECK;

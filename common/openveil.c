@@ -20,6 +20,7 @@ static const struct cli_command *const commands[] = {
     &cmd_last_open_import,
     &cmd_releases,
     &cmd_budget,
+    &cmd_verify,
     &cmd_config_sample,
     &cmd_config_check,
     &cmd_config_man,
