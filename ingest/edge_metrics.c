@@ -53,15 +53,16 @@ void edge_tally_drop(struct edge_tally *tally, enum edge_drop reason) {
 }
 
 void edge_tally_status(struct edge_tally *tally, int status, uint64_t n) {
-#define CASE_OF_STATUS(code)                                                                                         \
-    case code:                                                                                                       \
-        tally->n[EDGE_METRIC_STATUS_##code] += n;                                                                    \
-        return;
-    switch (status) {
-        EDGE_STATUSES(CASE_OF_STATUS)
-    default:
-        CHECK(!"an answer of a status that is not in the table");
-    }
+#define METRIC_OF_STATUS(code) {code, EDGE_METRIC_STATUS_##code},
+    static const struct {
+        int status;
+        enum edge_metric metric;
+    } known[] = {EDGE_STATUSES(METRIC_OF_STATUS)};
+    size_t i = 0;
+    while (i < ARRAY_LEN(known) && known[i].status != status)
+        i++;
+    CHECK(i < ARRAY_LEN(known));
+    tally->n[known[i].metric] += n;
 }
 
 void edge_metrics_add(struct edge_metrics *metrics, struct edge_tally *tally) {
