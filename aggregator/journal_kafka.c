@@ -42,13 +42,17 @@ static int reading_open(struct reading *reading, const struct config *config, st
     static const char *const settings[] = {
         "isolation.level", "read_committed", "enable.partition.eof", "true", "check.crcs", "true",
         "auto.offset.reset", "earliest", "queued.min.messages", "1000000", "queued.max.messages.kbytes", "131072",
-        "fetch.message.max.bytes", "4194304", NULL};
+        "fetch.message.max.bytes", "4194304", "fetch.wait.max.ms", "20", NULL}; // the end is told by an empty answer
     int rc = kafka_client_create(&reading->rk, RD_KAFKA_CONSUMER, config, settings, err);
     if (rc != 0)
         return rc;
     reading->queue = rd_kafka_queue_new(reading->rk);
     reading->topic = rd_kafka_topic_new(reading->rk, config->kafka_topic_state, NULL);
     CHECK(reading->queue != NULL && reading->topic != NULL);
+    // Asked for now: by itself the library looks for the partition's leader only once a second.
+    const struct rd_kafka_metadata *metadata = NULL;
+    if (rd_kafka_metadata(reading->rk, 0, reading->topic, &metadata, KAFKA_CALL_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
+        rd_kafka_metadata_destroy(metadata);
     if (rd_kafka_consume_start_queue(reading->topic, (int32_t)reading->partition, RD_KAFKA_OFFSET_BEGINNING,
                                      reading->queue) != 0)
         return err_set(err, ERR_UNREACHABLE, "cannot read the topic %s: %s", config->kafka_topic_state,

@@ -192,9 +192,9 @@ static bool on_message(void *arg, uint32_t partition, int64_t position, const ui
     struct engine *engine = arg;
     struct part *part = &engine->parts[partition];
     uint8_t value[4];
-    CHECK(part->owned && part->loaded);
-    if (engine->committing || engine->drop) {
-        part->refused = true;
+    CHECK(part->owned);
+    if (engine->committing || engine->drop || !part->loaded) {
+        part->refused = part->loaded;
         return false;
     }
     if (len == 4) {
