@@ -148,7 +148,8 @@ class SingleNode(Case):
         taken = []
 
         def take():
-            while not taken:
+            end = time.monotonic() + 30
+            while not taken and time.monotonic() < end:
                 time.sleep(0.05)
                 for message in self.queued():
                     taken.append(message)
