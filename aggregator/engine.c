@@ -45,6 +45,14 @@ bool partition_erase(struct partition *partition, size_t key_len, const uint8_t 
     return rc == 0;
 }
 
+bool partition_speaks(const struct partition *partition) {
+    const struct engine *engine = partition->engine;
+    for (uint32_t p = 0; p < partition->number; p++)
+        if (engine->partitions[p].status == PARTITION_RUNNING)
+            return false;
+    return true;
+}
+
 // ---- turns ----------------------------------------------------------------------------------------------------------
 
 static void wake(uv_timer_t *timer) {
@@ -179,7 +187,7 @@ static void source_revoked(void *arg, uint32_t number, bool lost) {
         log_warn("what was decided last could not be committed before partition %" PRIu32 " was given up: %s", number,
                  err.text);
     partition_drop(partition);
-    log_info("partition %" PRIu32 " is given up", number);
+    log_debug("partition %" PRIu32 " is given up", number);
 }
 
 static bool source_message(void *arg, uint32_t number, int64_t position, const uint8_t *data, size_t len) {
@@ -211,6 +219,24 @@ static void source_failed(void *arg, const struct err *err) {
 
 // ---- tenants --------------------------------------------------------------------------------------------------------
 
+// Takes the table over, also on failure.
+static int tenants_set(struct engine *engine, struct tenant_table *tenants) {
+    size_t n = tenant_table_count(tenants);
+    uint32_t *partition_by_index = malloc((n == 0 ? 1 : n) * sizeof *partition_by_index);
+    if (partition_by_index == NULL) {
+        tenant_table_free(tenants);
+        return ERR_NOMEM;
+    }
+    for (size_t i = 0; i < n; i++)
+        partition_by_index[i] = partition_of(tenant_table_at(tenants, i)->id, engine->n_partitions);
+    tenant_table_free(engine->tenants);
+    free(engine->tenant_partitions);
+    engine->tenants = tenants;
+    engine->tenant_partitions = partition_by_index;
+    engine->tenants_serial++;
+    return 0;
+}
+
 static void tenants_changed(void *arg) {
     struct engine *engine = arg;
     struct tenant_table *fresh;
@@ -225,9 +251,10 @@ static void tenants_changed(void *arg) {
     for (uint32_t p = 0; p < engine->n_partitions; p++)
         windows_abandon(&engine->partitions[p]);
     month_abandon(engine, NULL);
-    tenant_table_free(engine->tenants);
-    engine->tenants = fresh;
-    engine->tenants_serial++;
+    if (tenants_set(engine, fresh) != 0) {
+        log_error("the tenants stay as they were: no memory");
+        return;
+    }
     for (uint32_t p = 0; p < engine->n_partitions && !engine->failed; p++)
         if (engine->partitions[p].status == PARTITION_RUNNING)
             tenants_ensure(&engine->partitions[p]);
@@ -255,13 +282,11 @@ static void noise_close(void *arg, void *line) {
 
 static const struct noise_ops noise_of_the_kernel = {.open = noise_open, .close = noise_close};
 
-static int engine_handles(struct engine *engine) {
+static void handles_open(struct engine *engine) {
     uv_loop_t *loop = engine->loop;
-    if (uv_idle_init(loop, &engine->turn) != 0 || uv_timer_init(loop, &engine->tick) != 0 ||
-        uv_timer_init(loop, &engine->wake) != 0 || uv_timer_init(loop, &engine->commit_timer) != 0)
-        return ERR_IO;
+    CHECK(uv_idle_init(loop, &engine->turn) == 0 && uv_timer_init(loop, &engine->tick) == 0);
+    CHECK(uv_timer_init(loop, &engine->wake) == 0 && uv_timer_init(loop, &engine->commit_timer) == 0);
     engine->turn.data = engine->tick.data = engine->wake.data = engine->commit_timer.data = engine;
-    return 0;
 }
 
 int engine_create(struct engine **out, const struct engine_parts *parts, struct err *err) {
@@ -289,10 +314,11 @@ int engine_create(struct engine **out, const struct engine_parts *parts, struct 
         err_set(err, rc, "no memory for the engine");
         goto fail;
     }
-    if ((rc = tenant_table_load(&engine->tenants, engine->config->tenants_dir, err)) != 0)
+    struct tenant_table *tenants;
+    if ((rc = tenant_table_load(&tenants, engine->config->tenants_dir, err)) != 0)
         goto fail;
-    if ((rc = engine_handles(engine)) != 0) {
-        err_set(err, rc, "the event loop takes no more handles");
+    if ((rc = tenants_set(engine, tenants)) != 0) {
+        err_set(err, rc, "no memory for the tenants");
         goto fail;
     }
     *out = engine;
@@ -308,6 +334,7 @@ int engine_start(struct engine *engine, struct err *err) {
                                        .message = source_message,
                                        .failed = source_failed,
                                        .arg = engine};
+    handles_open(engine);
     int rc = dir_watch_start(&engine->watch, engine->loop, engine->config->tenants_dir, tenants_changed, engine, err);
     if (rc != 0)
         return rc;
@@ -341,6 +368,7 @@ void engine_free(struct engine *engine) {
     publisher_free(engine->publisher);
     message_codec_free(engine->codec);
     tenant_table_free(engine->tenants);
+    free(engine->tenant_partitions);
     free(engine->partitions);
     free(engine->value);
     free(engine);

@@ -2,8 +2,6 @@
 #include "aggregator/edges.h"
 #include "aggregator/engine_parts.h"
 
-#include <inttypes.h>
-
 bool day_put(struct partition *partition, uint32_t day, const struct day_record *record) {
     uint8_t key[RECORD_KEY_MAX];
     return partition_put(partition, key_day(key, day), key, day_encode(record, partition->engine->value));
@@ -49,7 +47,8 @@ void days_complete(struct partition *partition) {
             continue;
         char text[DAY_TEXT_SIZE];
         day_format(day, text);
-        log_info("partition %" PRIu32 ": %s is complete", partition->number, text);
+        if (partition_speaks(partition))
+            log_info("%s is complete", text);
         if (!day_flag(partition, day, DAY_COMPLETE))
             return;
     }
@@ -91,7 +90,8 @@ static bool day_is_settled(struct partition *partition, uint32_t day) {
         return false;
     char text[DAY_TEXT_SIZE];
     day_format(day, text);
-    log_warn("partition %" PRIu32 ": %s passed its deadline incomplete", partition->number, text);
+    if (partition_speaks(partition))
+        log_warn("%s passed its deadline incomplete", text);
     return day_flag(partition, day, DAY_GIVEN_UP);
 }
 

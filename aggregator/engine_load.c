@@ -153,7 +153,7 @@ void tenants_ensure(struct partition *partition) {
         earliest = open;
     for (size_t i = 0; i < tenant_table_count(engine->tenants); i++) {
         const struct tenant *tenant = tenant_table_at(engine->tenants, i);
-        if (partition_of(tenant->id, engine->n_partitions) == partition->number &&
+        if (engine->tenant_partitions[i] == partition->number &&
             !tenant_ensure(partition, tenant, earliest))
             return;
     }
@@ -183,7 +183,7 @@ static void partition_run(struct partition *partition, struct load *load) {
     tenants_ensure(partition);
     if (engine->failed)
         return;
-    log_info("partition %" PRIu32 " is loaded: %zu edges, %zu days, %zu tenants", partition->number,
+    log_debug("partition %" PRIu32 " is loaded: %zu edges, %zu days, %zu tenants", partition->number,
              state_edge_count(partition->state), state_day_count(partition->state), state_tenant_count(partition->state));
     engine->parts.source->ops->resume(engine->parts.source, partition->number, partition->position);
     engine_schedule(engine);

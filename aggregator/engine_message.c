@@ -82,10 +82,10 @@ static void take_register(struct partition *partition, const struct message_head
     if (!edge_put(partition, head->edge, &edge))
         return;
     day_format(head->day, day);
-    log_info("partition %" PRIu32 ": edge %s takes part from %s on", partition->number, head->edge, day);
-    if (!whole)
-        log_warn("partition %" PRIu32 ": edge %s had days not closed; its spool was lost, and they stay incomplete",
-                 partition->number, head->edge);
+    if (partition_speaks(partition))
+        log_info("edge %s takes part from %s on", head->edge, day);
+    if (partition_speaks(partition) && !whole)
+        log_warn("edge %s had days not closed; its spool was lost, and they stay incomplete", head->edge);
     message_finish(partition, position);
     tenants_ensure(partition);
     partition->check_days = true;
@@ -135,7 +135,8 @@ static void take_retire(struct partition *partition, const struct message_head *
         edge.retired = true;
         if (!edge_put(partition, name, &edge))
             return;
-        log_info("partition %" PRIu32 ": edge %s is retired", partition->number, name);
+        if (partition_speaks(partition))
+            log_info("edge %s is retired", name);
     }
     message_finish(partition, position);
     days_complete(partition);

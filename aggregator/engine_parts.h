@@ -95,6 +95,7 @@ struct engine {
     uv_loop_t *loop;
     const struct config *config;
     struct tenant_table *tenants;
+    uint32_t *tenant_partitions; // by index of the table
     uint64_t tenants_serial; // grows with every reload
     struct dir_watch *watch;
     struct partition *partitions;
@@ -122,6 +123,8 @@ void partition_pause(struct partition *partition, int64_t ms);
 // Puts a record; a failure ends the engine and returns false.
 bool partition_put(struct partition *partition, size_t key_len, const uint8_t *key, size_t value_len);
 bool partition_erase(struct partition *partition, size_t key_len, const uint8_t *key);
+// What every partition learns alike (markers, days) is logged by the first one here only.
+bool partition_speaks(const struct partition *partition);
 uint32_t engine_today(const struct engine *engine);
 void partition_drop(struct partition *partition); // forgets everything; the status is the caller's to set
 

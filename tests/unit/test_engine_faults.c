@@ -179,6 +179,34 @@ static void a_new_boot_closes_the_day_of_the_old_one(void **state) {
     state_free(after);
 }
 
+// Something stands where the tenant's directory would be: the committed line waits, says so, and is not lost.
+static void a_line_waits_for_its_file(void **state) {
+    (void)state;
+    uint32_t seed = 10;
+    char path[PATH_SIZE], why[600];
+    struct err err;
+    memset(&model, 0, sizeof model);
+    snprintf(path, sizeof path, "%s/%u", config.release_dir, TENANT);
+    assert_int_equal(dir_create(config.release_dir, 0700, &err), 0);
+    assert_int_equal(file_create(path, 0600, "x", 1, &err), 0);
+    edge_register_all(FIRST_DAY);
+    random_block(0, FIRST_DAY, &seed, false);
+    today_is(FIRST_DAY + 2);
+    for (uint32_t day = FIRST_DAY; day < FIRST_DAY + 2; day++)
+        for (unsigned e = 0; e < EDGES; e++)
+            edge_close(e, day);
+    run_until(all_committed, "the commit");
+    run_for(300);
+    assert_false(engine_ready(engine, why, sizeof why));
+    assert_non_null(strstr(why, "waits for its file"));
+    engine_end();
+    assert_int_equal(unlink(path), 0);
+    engine_begin();
+    check_release(FIRST_DAY, true);
+    run_for(50);
+    assert_true(engine_ready(engine, why, sizeof why));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         WORLD_TEST(lost_commits_lose_nothing),
@@ -187,6 +215,7 @@ int main(void) {
         WORLD_TEST(our_own_backlog_stops_no_clock),
         WORLD_TEST(damaged_and_foreign_messages_are_set_aside),
         WORLD_TEST(another_modes_state_is_refused),
+        WORLD_TEST(a_line_waits_for_its_file),
         WORLD_TEST(a_new_boot_closes_the_day_of_the_old_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
