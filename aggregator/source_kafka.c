@@ -1,3 +1,4 @@
+#include "aggregator/kafka_deletes.h"
 #include "aggregator/kafka_session.h"
 
 #include "common/log.h"
@@ -14,7 +15,6 @@
 #define SEEK_MS 1000
 #define END_MS 500
 #define MESSAGES_A_ROUND 64
-#define DELETE_EVERY_MS 10000
 
 // Where a partition is. Only PART_RUNNING is not paused; it is always entered by a seek, because the library resumes at
 // the last message it handed out and not where we last asked for.
@@ -32,8 +32,6 @@ struct part {
     int64_t next; // offset, or RD_KAFKA_OFFSET_BEGINNING until that is known
     int64_t gap;  // the offset that came instead of `next`, once; -1
     rd_kafka_message_t *held;
-    int64_t committed; // all below it may be deleted; -1
-    int64_t deleted;   // all below it was asked to be deleted
 };
 
 enum setup { SETUP_RUNNING, SETUP_DONE, SETUP_FAILED };
@@ -59,9 +57,7 @@ struct source_kafka {
     struct err setup_err;
 
     rd_kafka_queue_t *consumer_queue;
-    rd_kafka_queue_t *deletes; // answers to DeleteRecords
-    bool deleting;
-    int64_t deleted_ms;
+    struct kafka_deletes *deletes;
 };
 
 static void wake(struct source_kafka *source) {
@@ -133,8 +129,7 @@ static void subscribe(struct source_kafka *source) {
 static void part_reset(struct part *part, enum part_state state) {
     if (part->held != NULL)
         rd_kafka_message_destroy(part->held);
-    *part = (struct part){.state = state, .next = RD_KAFKA_OFFSET_INVALID, .gap = -1, .committed = part->committed,
-                          .deleted = part->deleted};
+    *part = (struct part){.state = state, .next = RD_KAFKA_OFFSET_INVALID, .gap = -1};
 }
 
 // Partitions are assigned with a number as their offset. Without one the library would look for a committed offset and
@@ -340,54 +335,6 @@ static void parts_serve(struct source_kafka *source) {
     }
 }
 
-// ---- Deleting what is committed ----
-
-static void deletes_answer(struct source_kafka *source) {
-    rd_kafka_event_t *event = rd_kafka_queue_poll(source->deletes, 0);
-    if (event == NULL)
-        return;
-    source->deleting = false;
-    rd_kafka_resp_err_t code = rd_kafka_event_error(event);
-    const rd_kafka_DeleteRecords_result_t *result = rd_kafka_event_DeleteRecords_result(event);
-    if (code == RD_KAFKA_RESP_ERR_NO_ERROR && result != NULL) {
-        const rd_kafka_topic_partition_list_t *list = rd_kafka_DeleteRecords_result_offsets(result);
-        for (int i = 0; i < list->cnt; i++)
-            if (list->elems[i].err != RD_KAFKA_RESP_ERR_NO_ERROR)
-                code = list->elems[i].err;
-    }
-    if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        log_warn("kafka: counted events could not be deleted from %s, which is tried again: %s",
-                 source->session->config->kafka_topic_events, rd_kafka_err2str(code));
-        for (uint32_t p = 0; p < source->session->partitions; p++)
-            source->parts[p].deleted = -1;
-    }
-    rd_kafka_event_destroy(event);
-}
-
-static void deletes_send(struct source_kafka *source) {
-    struct kafka_session *session = source->session;
-    int64_t now = clock_monotonic_ms();
-    if (source->deleting || now - source->deleted_ms < DELETE_EVERY_MS)
-        return;
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)session->partitions);
-    for (uint32_t p = 0; p < session->partitions; p++) {
-        struct part *part = &source->parts[p];
-        if (part->committed <= part->deleted)
-            continue;
-        rd_kafka_topic_partition_list_add(list, session->config->kafka_topic_events, (int32_t)p)->offset =
-            part->committed;
-        part->deleted = part->committed;
-    }
-    if (list->cnt > 0) {
-        rd_kafka_DeleteRecords_t *request = rd_kafka_DeleteRecords_new(list);
-        rd_kafka_DeleteRecords(session->watermarks, &request, 1, NULL, source->deletes);
-        rd_kafka_DeleteRecords_destroy(request);
-        source->deleting = true;
-        source->deleted_ms = now;
-    }
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
 // ---- The loop ----
 
 static void serve(struct source_kafka *source) {
@@ -443,8 +390,7 @@ static void on_timer(uv_timer_t *timer) {
             on_consumer_error(source, message);
             rd_kafka_message_destroy(message);
         }
-        deletes_answer(source);
-        deletes_send(source);
+        kafka_deletes_serve(source->deletes);
     }
     serve(source);
 }
@@ -502,8 +448,7 @@ static int end(struct source *base, uint32_t partition, int64_t *position) {
 
 static void committed(struct source *base, uint32_t partition, int64_t position) {
     struct source_kafka *source = (struct source_kafka *)base;
-    CHECK(partition < source->session->partitions && position >= 0);
-    source->parts[partition].committed = position;
+    kafka_deletes_add(source->deletes, partition, position);
 }
 
 static void destroy(struct source_kafka *source) {
@@ -511,8 +456,7 @@ static void destroy(struct source_kafka *source) {
         part_reset(&source->parts[p], PART_AWAY);
     if (source->consumer_queue != NULL)
         rd_kafka_queue_destroy(source->consumer_queue);
-    if (source->deletes != NULL)
-        rd_kafka_queue_destroy(source->deletes);
+    kafka_deletes_free(source->deletes);
     kafka_session_release(source->session);
     free(source->parts);
     if (source->event_fd >= 0)
@@ -556,25 +500,21 @@ int source_kafka_create(struct source **out, const struct config *config, struct
         return err_set(err, ERR_NOMEM, "no memory for the Kafka source");
     source->source.ops = &kafka_ops;
     source->setup_joined = true;
-    source->deleted_ms = -DELETE_EVERY_MS;
     source->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int rc = source->event_fd < 0 ? err_errno(err, ERR_IO, "cannot create an eventfd") : 0;
     if (rc == 0)
         rc = kafka_session_open(&source->session, config, source, on_rebalance, err);
     if (rc == 0) {
         source->parts = calloc(source->session->partitions, sizeof *source->parts);
-        if (source->parts == NULL)
+        if (source->parts == NULL || kafka_deletes_create(&source->deletes, source->session->watermarks, config) != 0)
             rc = err_set(err, ERR_NOMEM, "no memory for the Kafka source");
     }
     if (rc != 0) {
         destroy(source);
         return rc;
     }
-    for (uint32_t p = 0; p < source->session->partitions; p++)
-        source->parts[p].committed = source->parts[p].deleted = -1;
     source->consumer_queue = rd_kafka_queue_get_consumer(source->session->consumer);
-    source->deletes = rd_kafka_queue_new(source->session->watermarks);
-    CHECK(source->consumer_queue != NULL && source->deletes != NULL);
+    CHECK(source->consumer_queue != NULL);
     *out = &source->source;
     return 0;
 }
