@@ -45,8 +45,8 @@ static void a_transactional_open_has_two_parts(void **state) {
 
 static void other_classes_only_raise(void **state) {
     (void)state;
-    for (uint8_t message_class = CLASS_REQUESTED; message_class <= CLASS_PROSPECTING; message_class++) {
-        struct decision decision = decide(event_of(message_class, DAY), facts_of_day(DAY));
+    for (unsigned message_class = CLASS_REQUESTED; message_class <= CLASS_PROSPECTING; message_class++) {
+        struct decision decision = decide(event_of((uint8_t)message_class, DAY), facts_of_day(DAY));
         assert_true(decision.raises);
         assert_false(decision.sets_cell);
     }

@@ -177,8 +177,8 @@ static void a_days_ledger(void **state) {
     }
     assert_int_equal(record.n_rules, 3);
     assert_true(record.rules[0][0] == 3 && record.rules[1][0] == 9 && record.rules[2][0] == 200);
-    for (uint8_t i = 10; i < 10 + DAY_RULES_MAX - 3; i++) {
-        hash[0] = i;
+    for (unsigned i = 10; i < 10 + DAY_RULES_MAX - 3; i++) {
+        hash[0] = (uint8_t)i;
         assert_true(day_add_rules(&record, hash));
     }
     hash[0] = 250;

@@ -81,7 +81,7 @@ static void inactivity_line_byte_for_byte(void **state) {
              "{\"days_since_open\":\"0-30\",\"contacts\":40},{\"days_since_open\":\"31-90\",\"contacts\":null},"
              "{\"days_since_open\":\"91-180\",\"contacts\":%lld},{\"days_since_open\":\"181-365\",\"contacts\":null},"
              "{\"days_since_open\":\"none-recorded\",\"contacts\":null}]}",
-             (long long)(5000000 + draws[2]));
+             5000000LL + draws[2]);
     char *line = line_with_known_noise(&frame, counts, INACTIVITY_CELLS);
     assert_string_equal(line, expected);
     free(line);

@@ -116,9 +116,11 @@ static int fault_open(const char *path, int flags, mode_t mode) {
 }
 static ssize_t fault_pwrite(int fd, const void *data, size_t len, off_t offset) {
     // A failing write may have written some.
-    if (fault_now())
-        return len > SEGMENT_PAGE && spool_io_real.pwrite(fd, data, len / 2, offset) < 0 ? -1 : -1;
-    return spool_io_real.pwrite(fd, data, len, offset);
+    bool fails = fault_now();
+    if (fails && len <= SEGMENT_PAGE)
+        return -1;
+    ssize_t written = spool_io_real.pwrite(fd, data, fails ? len / 2 : len, offset);
+    return fails ? -1 : written;
 }
 static int fault_fdatasync(int fd) {
     return fault_now() ? -1 : spool_io_real.fdatasync(fd);
