@@ -195,6 +195,7 @@ static bool outcome_add(struct connection *c, const struct http_request *request
         return false;
     CHECK(ticket >= c->ticket);
     set->to_submit = true;
+    set->n_outcomes++;
     set->tally.n[EDGE_METRIC_REQUESTS]++;
     if (outcome.recorded)
         set->tally.n[EDGE_METRIC_RECORDED]++;

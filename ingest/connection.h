@@ -59,6 +59,7 @@ struct connection_set {
     size_t n_touched; // slots that were ever used
     size_t n_open;
     uint64_t iteration;
+    uint64_t n_outcomes; // ever
     bool to_submit;
     bool draining;
     uint64_t timeout_ms[LIST_DURABLE];

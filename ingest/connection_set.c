@@ -46,20 +46,20 @@ bool connection_set_waits(const struct connection_set *set) {
     return !TAILQ_EMPTY(&set->lists[LIST_DURABLE]);
 }
 
-size_t connection_set_flush(struct connection_set *set) {
+uint64_t connection_set_outcomes(const struct connection_set *set) {
+    return set->n_outcomes;
+}
+
+void connection_set_flush(struct connection_set *set) {
     struct connection_list *waiting = &set->lists[LIST_DURABLE];
     uint64_t durable = spool_durable(set->setup.port);
     struct connection *c = TAILQ_FIRST(waiting);
     set->to_submit = true;
-    size_t n = 0;
     if (c == NULL || c->ticket > durable)
-        return 0;
+        return;
     reply_heads_update(&set->heads, &set->setup.config->clock);
-    for (; c != NULL && c->ticket <= durable; c = TAILQ_FIRST(waiting)) {
-        n += c->n_waiting;
+    for (; c != NULL && c->ticket <= durable; c = TAILQ_FIRST(waiting))
         connection_answer(c);
-    }
-    return n;
 }
 
 void connection_set_submit(struct connection_set *set) {

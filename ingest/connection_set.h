@@ -32,9 +32,10 @@ void connection_set_classes(struct connection_set *set, struct snapshot *classes
 
 // Takes an accepted socket over, and closes it where it cannot be served.
 void connection_set_open(struct connection_set *set, int fd);
-// Answers all whose outcome is durable; returns how many answers that were.
-size_t connection_set_flush(struct connection_set *set);
+// Answers all whose outcome is durable.
+void connection_set_flush(struct connection_set *set);
 bool connection_set_waits(const struct connection_set *set); // some outcome is not durable yet
+uint64_t connection_set_outcomes(const struct connection_set *set); // ever
 // To be called at the end of each loop iteration: hands the outcomes to the spool.
 void connection_set_submit(struct connection_set *set);
 // Closes those whose time is up; to be called every connection_set_tick_ms.

@@ -4,17 +4,18 @@
 #include "ingest/connection_set.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
+#include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
-// Under load a worker that has handed a group over sleeps until it is durable, so that one epoll call then finds all
-// that came meanwhile: asking epoll after every single request would cost more than reading it. The disk is never waited
-// for longer than this, so that one that is stuck does not stop time-outs, 503s and the end.
-enum { GROUP_HEAVY = 8, SLEEP_US_MAX = 2000 };
+// Under load a worker takes a turn only every group_us: it sleeps outside epoll, answers what has become durable, and one
+// epoll call then finds all that came meanwhile; being woken for every request would cost more than reading it. Nobody
+// need end that sleep. Load is when so many outcomes come in the time of one group.
+enum { GROUP_HEAVY = 8 };
+#define TIMER_SLACK_NS 1000ul
 
 // Sockets on their way from the listener to the worker; as many as the worker may have, so it cannot overflow.
 struct inbox {
@@ -26,7 +27,8 @@ struct inbox {
 struct worker {
     uv_loop_t loop;
     uv_async_t wake;
-    uv_check_t end; // of a loop iteration
+    uv_prepare_t begin; // of a turn: before epoll is asked
+    uv_check_t end;     // of a turn: what epoll found has been taken
     uv_timer_t tick;
     struct spool *spool;
     struct connection_set *connections;
@@ -34,9 +36,11 @@ struct worker {
     void (*spool_failed)(void *arg);
     void *arg;
     bool failure_told;
-    size_t n_answered; // by the last flush
-    _Atomic uint32_t woken; // 1: somebody called worker_wake since the loop last looked
-    _Atomic bool asleep;    // in sleep_for_group
+    uint64_t group_ns;
+    uint64_t period_ns;       // when the current period of group_ns began
+    uint64_t period_outcomes; // how many there had been then
+    bool heavy;               // the last period was
+    _Atomic bool wake_wanted; // by the commit thread, for a group that becomes durable
     bool loop_ready;
     bool started;
     pthread_t thread;
@@ -65,34 +69,53 @@ static void inbox_empty(struct worker *worker) {
 }
 
 static void worker_wake(struct worker *worker) {
-    atomic_store(&worker->woken, 1);
     CHECK(uv_async_send(&worker->wake) == 0);
-    if (atomic_load(&worker->asleep))
-        CHECK(syscall(SYS_futex, &worker->woken, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) >= 0);
 }
 
-static void sleep_for_group(struct worker *worker) {
-    const struct timespec limit = {.tv_nsec = SLEEP_US_MAX * 1000};
-    atomic_store(&worker->asleep, true);
-    // Where a wake-up came first, `woken` is 1 and this returns at once.
-    if (syscall(SYS_futex, &worker->woken, FUTEX_WAIT_PRIVATE, 0, &limit, NULL, 0) != 0) {
-        CHECK(errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT);
-        if (errno == ETIMEDOUT)
-            worker->n_answered = 0; // not again before the disk has answered
+// Always an exchange, also where the old value does not matter: so whoever comes second sees all that the first one did.
+static bool wake_want(struct worker *worker, bool wanted) {
+    return atomic_exchange_explicit(&worker->wake_wanted, wanted, memory_order_acq_rel);
+}
+
+static void sleep_until(uint64_t ns) {
+    struct timespec until = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+        ;
+}
+
+static void pace(struct worker *worker) {
+    uint64_t now = uv_hrtime(), end = worker->period_ns + worker->group_ns;
+    if (worker->heavy && now < end && !atomic_load(&worker->stop)) {
+        sleep_until(end);
+        now = uv_hrtime();
     }
-    atomic_store(&worker->asleep, false);
+    if (now < end)
+        return;
+    uint64_t outcomes = connection_set_outcomes(worker->connections);
+    worker->heavy = (outcomes - worker->period_outcomes) * worker->group_ns >= GROUP_HEAVY * (now - worker->period_ns);
+    worker->period_ns = now;
+    worker->period_outcomes = outcomes;
+}
+
+static void on_begin(uv_prepare_t *prepare) {
+    struct worker *worker = prepare->data;
+    pace(worker);
+    // Before looking at what is durable: what becomes so after the look wakes us.
+    wake_want(worker, true);
+    connection_set_flush(worker->connections);
+    connection_set_submit(worker->connections);
+    if (!connection_set_waits(worker->connections))
+        wake_want(worker, false);
 }
 
 static void on_wake(uv_async_t *async) {
     struct worker *worker = async->data;
     struct snapshot *snapshot;
-    atomic_store(&worker->woken, 0);
     if ((snapshot = snapshot_take(&worker->next_keys)) != NULL)
         connection_set_keys(worker->connections, snapshot);
     if ((snapshot = snapshot_take(&worker->next_classes)) != NULL)
         connection_set_classes(worker->connections, snapshot);
     inbox_empty(worker);
-    worker->n_answered = connection_set_flush(worker->connections);
     if (atomic_load(&worker->stop))
         connection_set_close(worker->connections);
     else if (atomic_load(&worker->drain))
@@ -110,6 +133,7 @@ static void on_tick(uv_timer_t *timer) {
 
 static void on_end(uv_check_t *check) {
     struct worker *worker = check->data;
+    wake_want(worker, false); // we are about to look ourselves
     connection_set_submit(worker->connections);
     size_t open = connection_set_count(worker->connections);
     CHECK(open <= worker->n_opened);
@@ -122,8 +146,6 @@ static void on_end(uv_check_t *check) {
         CHECK(uv_timer_stop(&worker->tick) == 0);
     if (open == 0 && atomic_load(&worker->stop))
         uv_stop(&worker->loop);
-    else if (worker->n_answered >= GROUP_HEAVY && connection_set_waits(worker->connections))
-        sleep_for_group(worker);
 }
 
 static int loop_create(struct worker *worker, struct err *err) {
@@ -134,14 +156,18 @@ static int loop_create(struct worker *worker, struct err *err) {
     result = uv_async_init(&worker->loop, &worker->wake, on_wake);
     if (result != 0)
         return err_set(err, ERR_IO, "cannot make an event loop's wake-up: %s", uv_strerror(result));
+    CHECK(uv_prepare_init(&worker->loop, &worker->begin) == 0 && uv_prepare_start(&worker->begin, on_begin) == 0);
     CHECK(uv_check_init(&worker->loop, &worker->end) == 0 && uv_check_start(&worker->end, on_end) == 0);
     CHECK(uv_timer_init(&worker->loop, &worker->tick) == 0);
-    worker->wake.data = worker->end.data = worker->tick.data = worker;
+    worker->wake.data = worker->begin.data = worker->end.data = worker->tick.data = worker;
     return 0;
 }
 
+// The commit thread, where a group is durable; also the packer, where the spool's state has changed.
 static void on_spool(void *arg) {
-    worker_wake(arg);
+    struct worker *worker = arg;
+    if (wake_want(worker, false) || spool_state(worker->spool) != SPOOL_OK)
+        worker_wake(worker);
 }
 
 int worker_create(struct worker **out, const struct worker_setup *setup, struct err *err) {
@@ -151,6 +177,7 @@ int worker_create(struct worker **out, const struct worker_setup *setup, struct 
         return err_set(err, ERR_NOMEM, "no memory for a worker");
     worker->spool = setup->spool;
     worker->connections_max = setup->connections_max;
+    worker->group_ns = setup->config->spool_group_us * 1000;
     worker->spool_failed = setup->spool_failed;
     worker->arg = setup->arg;
     worker->inbox.fds = calloc(setup->connections_max, sizeof(int));
@@ -192,6 +219,7 @@ fail:
 
 static void *worker_main(void *arg) {
     struct worker *worker = arg;
+    CHECK(prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS) == 0);
     (void)uv_run(&worker->loop, UV_RUN_DEFAULT);
     CHECK(atomic_load(&worker->stop));
     return NULL;
@@ -257,6 +285,7 @@ void worker_free(struct worker *worker) {
     if (worker->loop_ready) {
         if (worker->wake.data != NULL) {
             uv_close((uv_handle_t *)&worker->wake, NULL);
+            uv_close((uv_handle_t *)&worker->begin, NULL);
             uv_close((uv_handle_t *)&worker->end, NULL);
             uv_close((uv_handle_t *)&worker->tick, NULL);
         }
