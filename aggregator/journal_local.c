@@ -18,6 +18,7 @@
 enum { SNAPSHOT_RETRY_MS = 60000 };
 #define SNAPSHOT_LOW (64u << 20)
 #define SNAPSHOT_HIGH (512u << 20)
+#define SNAPSHOT_AGE_MS (24LL * 3600 * 1000)
 #define BUFFER_KEEP (16u << 20)
 
 struct journal_local {
@@ -38,6 +39,9 @@ struct journal_local {
     uint64_t size;
     // Snapshots: idle's.
     uint64_t low, high;
+    int64_t age_ms;  // after which a snapshot is due, whatever its size
+    int64_t made_ms; // when the oldest bytes were written: the snapshot, or the first log; of the machine's clock
+    int64_t compact_ms;
     uint64_t older_bytes; // of logs that no snapshot covers yet, without the newest
     uint64_t snapshot_bytes;
     bool compacting;
@@ -161,6 +165,11 @@ static int local_load(struct journal *journal, uint32_t partition, journal_recor
 
 // ---- snapshots -------------------------------------------------------------------------------------------------------
 
+static int64_t machine_ms(void) {
+    const struct clock machine = clock_real();
+    return clock_now_ms(&machine);
+}
+
 static int log_create(struct journal_local *local, uint64_t generation, int *fd, struct err *err) {
     char name[JOURNAL_NAME_SIZE], path[PATH_SIZE];
     uint8_t bytes[JOURNAL_HEAD_BYTES];
@@ -192,6 +201,7 @@ static void compact_join(struct journal_local *local) {
     CHECK(pthread_join(local->thread, NULL) == 0);
     local->compacting = false;
     if (local->result == 0) {
+        local->made_ms = local->compact_ms;
         local->older_bytes -= local->compact_bytes;
         local->snapshot_bytes = local->result_bytes;
         return;
@@ -223,6 +233,7 @@ static void compact_begin(struct journal_local *local) {
                                                 .generation = local->generation,
                                                 .first_sequence = local->sequence};
     local->compact_bytes = local->older_bytes;
+    local->compact_ms = machine_ms();
     atomic_store(&local->done, false);
     local->compacting = pthread_create(&local->thread, NULL, compact_run, local) == 0;
     if (!local->compacting) {
@@ -237,9 +248,14 @@ static void local_idle(struct journal *journal) {
         compact_join(local);
     uint64_t wanted = local->snapshot_bytes < local->low ? local->low : local->snapshot_bytes;
     wanted = wanted > local->high ? local->high : wanted;
-    if (!local->compacting && !local->failed && local->older_bytes + local->size > wanted &&
-        clock_monotonic_ms() >= local->retry_ms)
+    uint64_t bytes = local->older_bytes + local->size;
+    bool old = bytes > JOURNAL_HEAD_BYTES && machine_ms() - local->made_ms > local->age_ms;
+    if (!local->compacting && !local->failed && (bytes > wanted || old) && clock_monotonic_ms() >= local->retry_ms)
         compact_begin(local);
+}
+
+void journal_local_snapshot_age(struct journal *journal, int64_t age_ms) {
+    ((struct journal_local *)journal)->age_ms = age_ms;
 }
 
 void journal_local_snapshot_bytes(struct journal *journal, uint64_t low, uint64_t high) {
@@ -321,9 +337,14 @@ static int log_recover(struct journal_local *local, const char *path, uint64_t f
 
 static int local_continue(struct journal_local *local, const struct journal_files *files, struct err *err) {
     char name[JOURNAL_NAME_SIZE], path[PATH_SIZE];
+    struct file_times times;
     int rc = files_match(local, files, err);
     if (rc != 0)
         return rc;
+    journal_name(files->snapshot_fd >= 0 ? JOURNAL_SNAPSHOT : JOURNAL_LOG, files->head.generation, name);
+    if ((rc = path_join(path, local->dir, name, err)) != 0)
+        return rc;
+    local->made_ms = file_times(path, &times) == 0 ? times.made_s * 1000 : 0;
     CHECK(files->n_logs > 0);
     const struct journal_log *newest = &files->logs[files->n_logs - 1];
     for (size_t i = 0; i + 1 < files->n_logs; i++) {
@@ -353,6 +374,7 @@ static int local_begin(struct journal_local *local, const struct config *config,
         local->sequence = 1;
         local->generation = 1;
         local->size = JOURNAL_HEAD_BYTES;
+        local->made_ms = machine_ms();
         return log_create(local, 1, &local->log_fd, err);
     }
     if (rc != 0)
@@ -378,6 +400,7 @@ static int local_create(struct journal_local **out, const struct config *config,
     local->log_fd = -1;
     local->low = SNAPSHOT_LOW;
     local->high = SNAPSHOT_HIGH;
+    local->age_ms = SNAPSHOT_AGE_MS;
     CHECK(pthread_mutex_init(&local->mutex, NULL) == 0);
     int rc = path_join(local->dir, config->aggregator_state_dir, "journal", err);
     if (rc != 0)

@@ -48,6 +48,15 @@ int dir_create(const char *path, mode_t mode, struct err *err) {
     return dir_create_one(part, mode, err);
 }
 
+int file_times(const char *path, struct file_times *times) {
+    struct statx st;
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME | STATX_MTIME, &st) != 0)
+        return errno == ENOENT ? ERR_NOT_FOUND : ERR_IO;
+    times->written_s = st.stx_mtime.tv_sec;
+    times->made_s = (st.stx_mask & STATX_BTIME) != 0 ? st.stx_btime.tv_sec : st.stx_mtime.tv_sec;
+    return 0;
+}
+
 int dir_sync(const char *path, struct err *err) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)

@@ -16,6 +16,13 @@
 int path_join(char out[PATH_SIZE], const char *dir, const char *name, struct err *err) MUST_CHECK;
 // Creates `path` and its missing parents (0755), the last one with `mode`; an existing directory is success.
 int dir_create(const char *path, mode_t mode, struct err *err) MUST_CHECK;
+// When a file was made (where the file system does not know: last written) and last written, in seconds since 1970 of the
+// machine's clock. ERR_NOT_FOUND, ERR_IO.
+struct file_times {
+    int64_t made_s;
+    int64_t written_s;
+};
+int file_times(const char *path, struct file_times *times) MUST_CHECK;
 // fsync of a directory, so that names created or renamed in it survive a power cut.
 int dir_sync(const char *path, struct err *err) MUST_CHECK;
 // The whole file, NUL-terminated, to be freed by the caller. ERR_LIMIT above `bytes_max`; ERR_NOT_FOUND where absent.

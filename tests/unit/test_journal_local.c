@@ -386,6 +386,73 @@ static void snapshots_replace_logs(void **state) {
     free(bytes);
 }
 
+static bool on_disk(const char *text) {
+    char folder[PATH_SIZE];
+    bool found = false;
+    assert_int_equal(path_join(folder, dir, "journal", NULL), 0);
+    DIR *stream = opendir(folder);
+    assert_non_null(stream);
+    for (struct dirent *entry = readdir(stream); entry != NULL; entry = readdir(stream)) {
+        char path[PATH_SIZE], *bytes;
+        size_t len;
+        if (entry->d_name[0] == '.')
+            continue;
+        assert_int_equal(path_join(path, folder, entry->d_name, NULL), 0);
+        int rc = file_read(path, 1 << 20, &bytes, &len, NULL);
+        if (rc == ERR_NOT_FOUND) // just replaced by a snapshot
+            continue;
+        assert_int_equal(rc, 0);
+        found |= memmem(bytes, len, text, strlen(text)) != NULL;
+        free(bytes);
+    }
+    closedir(stream);
+    return found;
+}
+
+static void commit_one(struct journal *journal, const char *key, const char *value) {
+    struct batch *batch;
+    assert_int_equal(batch_create(&batch, PARTITIONS), 0);
+    assert_int_equal(batch_put(batch, 1, key, strlen(key), value, strlen(value)), 0);
+    assert_int_equal(journal->ops->commit(journal, batch, NULL), 0);
+    batch_free(batch);
+}
+
+// Until its bytes are gone, for five seconds at most.
+static void snapshot_by_age(struct journal *journal, const char *text) {
+    usleep(5000);
+    journal_local_snapshot_age(journal, 0);
+    journal->ops->idle(journal);
+    journal_local_snapshot_age(journal, INT64_MAX);
+    for (int i = 0; i < 500 && on_disk(text); i++) {
+        usleep(10000);
+        journal->ops->idle(journal);
+    }
+}
+
+// However little is written: the bytes of what was erased leave the disk with the next snapshot, a day later at most.
+static void erased_bytes_leave_the_disk(void **state) {
+    (void)state;
+    char name[JOURNAL_NAME_SIZE];
+    struct journal *journal = open_journal();
+    commit_one(journal, "Lcontact-one", "value-one");
+    commit_one(journal, "Lcontact-two", "value-two");
+    commit_one(journal, "Lcontact-one", "");
+    journal->ops->idle(journal);
+    assert_int_equal(count_files("snapshot-", name), 0); // a day has not passed
+    assert_true(on_disk("contact-one") && on_disk("value-one"));
+    snapshot_by_age(journal, "contact-one");
+    assert_int_equal(count_files("snapshot-", name), 1);
+    assert_false(on_disk("contact-one") || on_disk("value-one"));
+    assert_true(on_disk("contact-two") && on_disk("value-two"));
+    commit_one(journal, "Lcontact-two", "");
+    journal->ops->close(journal);
+    journal = open_journal();
+    assert_true(on_disk("value-two")); // in the snapshot, which the restart does not make younger
+    snapshot_by_age(journal, "contact-two");
+    assert_false(on_disk("contact-two") || on_disk("value-two"));
+    journal->ops->close(journal);
+}
+
 static void a_missing_log_is_named(void **state) {
     (void)state;
     struct model model;
@@ -513,6 +580,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(torn_ends_are_cut_off, set_up, tear_down),
         cmocka_unit_test_setup_teardown(changed_bytes_never_pass, set_up, tear_down),
         cmocka_unit_test_setup_teardown(snapshots_replace_logs, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(erased_bytes_leave_the_disk, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_missing_log_is_named, set_up, tear_down),
         cmocka_unit_test_setup_teardown(loads_run_beside_commits_and_snapshots, set_up, tear_down),
         cmocka_unit_test_setup_teardown(after_a_failed_write_nothing_more_is_committed, set_up, tear_down),
