@@ -1,5 +1,7 @@
-// `openveil audit`: whether every request of a closed day is accounted for.
+// `openveil audit`: whether every request of a closed day is accounted for, or (--retention) whether anything is kept for
+// too long.
 #include "aggregator/audit.h"
+#include "aggregator/cmd_retention.h"
 #include "aggregator/commands.h"
 #include "aggregator/run_log.h"
 #include "aggregator/state_view.h"
@@ -93,7 +95,13 @@ static int run_audit(const struct config *config, const struct cli_values *value
     char text[DAY_TEXT_SIZE];
     struct err err;
     bool exact = cli_flag(values, "exact"), json = cli_json(values);
-    int code = cli_parse_day("--day", cli_value(values, "day"), &day);
+    const char *day_value = cli_value(values, "day");
+    bool retention = cli_flag(values, "retention");
+    if (retention == (day_value != NULL) || (retention && exact))
+        return cli_error(EXIT_USAGE, "audit needs either --day DAY or --retention");
+    if (retention)
+        return run_retention(config, json);
+    int code = cli_parse_day("--day", day_value, &day);
     if (code != 0)
         return code;
     day_format(day, text);
@@ -114,7 +122,8 @@ static int run_audit(const struct config *config, const struct cli_values *value
 }
 
 static const struct cli_option audit_options[] = {
-    {"day", "DAY", "the UTC day, as YYYY-MM-DD", true, false},
+    {"day", "DAY", "the UTC day whose accounting is checked, as YYYY-MM-DD", false, false},
+    {"retention", NULL, "instead: the oldest item of each store against its limit", false, false},
     {"exact", NULL, "print the terms of a small day too; logged in [aggregator] state_dir", false, false},
 };
 const struct cli_command cmd_audit = {

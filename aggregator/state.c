@@ -522,6 +522,16 @@ const struct window *tenant_state_window(const struct tenant_state *tenant, uint
     return at == tenant->n_windows ? NULL : tenant->windows[at].window;
 }
 
+size_t tenant_state_window_count(const struct tenant_state *tenant) {
+    return tenant->n_windows;
+}
+
+const struct window *tenant_state_window_at(const struct tenant_state *tenant, size_t index, uint32_t *sent_day) {
+    CHECK(index < tenant->n_windows);
+    *sent_day = tenant->windows[index].sent_day;
+    return tenant->windows[index].window;
+}
+
 size_t tenant_state_spent(const struct tenant_state *tenant, uint32_t month, struct fraction *spent, size_t max) {
     size_t n = 0;
     uint32_t end = day_next_month_start(month);

@@ -54,6 +54,8 @@ size_t state_tenant_count(const struct state *state);
 uint32_t tenant_state_id(const struct tenant_state *tenant);
 const struct tenant_record *tenant_state_record(const struct tenant_state *tenant); // NULL: none
 const struct window *tenant_state_window(const struct tenant_state *tenant, uint32_t sent_day); // NULL: empty
+size_t tenant_state_window_count(const struct tenant_state *tenant); // windows that are not empty, in no order
+const struct window *tenant_state_window_at(const struct tenant_state *tenant, size_t index, uint32_t *sent_day);
 // What lines of the month that begins on `month` spent, at most `max` of them; the number.
 size_t tenant_state_spent(const struct tenant_state *tenant, uint32_t month, struct fraction *spent, size_t max);
 bool tenant_state_released(const struct tenant_state *tenant, enum release_kind kind, uint32_t period_day);

@@ -1,4 +1,4 @@
-// Writes an aggregator's state for test_commands.py: `state_driver CONFIG` reads records from standard input, one a
+// Writes an aggregator's state for test_commands.py and test_verify.py: `state_driver CONFIG` reads records from standard input, one a
 // line, and commits them to the local journal in one go. Days are YYYY-MM-DD, or - for none:
 //   meta                               in every partition
 //   edge NAME REGISTERED CLOSED        in every partition
@@ -7,8 +7,12 @@
 //   tenant ID FIRST_MEASURED MEASURED_SINCE
 //   open ID PSEUDONYM DAY AGE
 //   stamp PARTITION EPOCH HASH
+//   window ID SENT_DAY PSEUDONYM
+//   settings FROM_DAY EPSILON THRESHOLD HORIZON    in every partition
+//   release ID KIND PERIOD_DAY SPENT FILE          a line is the file's first
 #include "aggregator/journal.h"
 #include "aggregator/record.h"
+#include "common/files.h"
 #include "common/token.h"
 
 #include <inttypes.h>
@@ -45,6 +49,31 @@ static void take_ledger(const char *line) {
     put(partition, key_day(key, day_of(day)), day_encode(&record, value));
 }
 
+static void take_settings(const char *line) {
+    char from[16], epsilon[32];
+    struct settings settings = {0};
+    CHECK(sscanf(line, "settings %15s %31s %" SCNu32 " %" SCNu32, from, epsilon, &settings.threshold,
+                 &settings.horizon_days) == 4);
+    CHECK(fraction_parse(epsilon, &settings.epsilon) == 0);
+    put_everywhere(key_settings(key, day_of(from)), settings_encode(&settings, value));
+}
+
+static void take_release(const char *line) {
+    char period[16], spent[32], path[256], *text;
+    uint32_t tenant;
+    unsigned kind;
+    size_t len;
+    struct release_record record = {.spent = {0, 1}};
+    CHECK(sscanf(line, "release %" SCNu32 " %u %15s %31s %255s", &tenant, &kind, period, spent, path) == 5);
+    CHECK(strcmp(spent, "0/1") == 0 || fraction_parse(spent, &record.spent) == 0);
+    CHECK(file_read(path, RECORD_VALUE_MAX, &text, &len, NULL) == 0);
+    record.line = (const uint8_t *)text;
+    record.line_len = strcspn(text, "\n");
+    put(partition_of(tenant, (uint32_t)config.kafka_partitions), key_release(key, tenant, (uint8_t)kind, day_of(period)),
+        release_encode(&record, value));
+    free(text);
+}
+
 static void take_line(const char *line) {
     char first[64], second[64];
     uint32_t number, age;
@@ -67,6 +96,14 @@ static void take_line(const char *line) {
         struct last_open last_open = {.day = (uint16_t)day_of(first), .frozen_age = (uint8_t)age};
         put(partition_of(number, (uint32_t)config.kafka_partitions), key_last_open(key, number, wide),
             last_open_encode(last_open, value));
+    } else if (sscanf(line, "window %" SCNu32 " %63s %" SCNx64, &number, first, &wide) == 3) {
+        struct window_cell cell = {.stream = 1, .class_regime = CLASS_TRANSACTIONAL << 4};
+        put(partition_of(number, (uint32_t)config.kafka_partitions), key_window(key, number, day_of(first), wide),
+            window_encode(cell, value));
+    } else if (strncmp(line, "settings ", 9) == 0) {
+        take_settings(line);
+    } else if (strncmp(line, "release ", 8) == 0) {
+        take_release(line);
     } else if (sscanf(line, "stamp %" SCNu32 " %" SCNu64 " %63s", &number, &wide, first) == 3) {
         struct consent_stamp stamp = {.epoch = wide};
         CHECK(strlen(first) == 2 * CONSENT_HASH_SIZE && hex_decode(first, 2 * CONSENT_HASH_SIZE, stamp.hash) == 0);
