@@ -232,6 +232,7 @@ class Pipeline:
         self.check_accounting()
         self.check_cleaning()
         self.check_withdrawal_at_once()
+        self.check_promises()
         self.outputs.append(self.recorded())
         self.outputs.append(http_get(self.stack.aggregator_admin, "/metrics")[1])
         for name in ("openveil-ingest", "openveil-aggregator"):
@@ -298,6 +299,12 @@ class Pipeline:
         self.cli("consent", "set", "--tenant", str(TENANT), "--contact", contact.id, "--state", "objected",
                  "--since", self.stack.today(), "--notice", NOTICE)
         self.assertEqual(self.clean([contact]), f"{contact.id}\t0\n")
+
+    def check_promises(self):
+        self.assertIn("14 promises checked, 0 broken\n", self.cli("verify", "--tenant", str(TENANT), "--ledger"))
+        retention = self.cli("audit", "--retention")
+        self.assertNotIn("OVER", retention)
+        self.assertRegex(retention, r"last-open days of contacts +[1-9]")
 
     def check_no_identity_left(self):
         """What was sent must be nowhere; pseudonyms only in events, state and Redis."""
