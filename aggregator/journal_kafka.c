@@ -132,7 +132,8 @@ static int reading_run(struct reading *reading, const struct journal_kafka *jour
 // The committed position. With isolation.level=read_committed it is answered only when the transaction of whoever had the
 // partition before is resolved; that closes the one gap in the broker's fencing. So it comes before anything is read. A
 // time-out says offset -1001 and no error of its own: only a call that returns without error has answered.
-static int offset_wait(struct kafka_session *session, uint32_t partition, int64_t *position, struct err *err) {
+static int offset_wait(struct kafka_session *session, uint32_t partition, uint64_t generation, int64_t *position,
+                       struct err *err) {
     int64_t deadline = clock_monotonic_ms() + OFFSETS_WAIT_MS;
     rd_kafka_resp_err_t code;
     do {
@@ -150,18 +151,20 @@ static int offset_wait(struct kafka_session *session, uint32_t partition, int64_
                 *position = -1;
             return 0;
         }
-    } while (!atomic_load(&session->stopping) && clock_monotonic_ms() < deadline);
+    } while (!atomic_load(&session->stopping) && kafka_session_owns(session, partition) == generation &&
+             clock_monotonic_ms() < deadline);
     return err_set(err, ERR_UNREACHABLE, "the group's offset of partition %u is not to be had: %s", partition,
                    rd_kafka_err2str(code));
 }
 
-static int take_over(struct journal_kafka *journal, uint32_t partition, int64_t *position, struct err *err) {
+static int take_over(struct journal_kafka *journal, uint32_t partition, uint64_t generation, int64_t *position,
+                     struct err *err) {
     struct kafka_session *session = journal->session;
     // A new producer resolves what this process itself left open.
     pthread_mutex_lock(&session->producer_lock);
     int rc = kafka_session_producer(session, err);
     pthread_mutex_unlock(&session->producer_lock);
-    return rc == 0 ? offset_wait(session, partition, position, err) : rc;
+    return rc == 0 ? offset_wait(session, partition, generation, position, err) : rc;
 }
 
 static int load(struct journal *base, uint32_t partition, journal_record_fn each, journal_progress_fn progress,
@@ -175,7 +178,7 @@ static int load(struct journal *base, uint32_t partition, journal_record_fn each
     if (journal->session != NULL) {
         if ((generation = kafka_session_owns(journal->session, partition)) == 0)
             return err_set(err, ERR_UNREACHABLE, "partition %u is not ours now", partition);
-        if ((rc = take_over(journal, partition, &committed, err)) != 0)
+        if ((rc = take_over(journal, partition, generation, &committed, err)) != 0)
             return rc;
     }
     rc = kafka_watermarks(journal->watermarks, journal->config->kafka_topic_state, partition, KAFKA_CALL_MS, &low,

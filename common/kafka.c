@@ -125,11 +125,12 @@ struct setting {
     const char *value;
 };
 
-// Nothing expires by age: the aggregator deletes what it has committed. Small segments, so that what is deleted also
-// leaves the disk soon.
+// Nothing expires by age: the aggregator deletes what it has committed. A deleted record leaves the disk with its whole
+// file, and a file is closed when it is full or, since all timestamps are midnight, at the next day's first message; so the
+// files are as small as a message allows, twice.
 static const struct setting events_settings[] = {
     {"cleanup.policy", "delete"},   {"retention.ms", "-1"},       {"retention.bytes", "-1"},
-    {"segment.bytes", "16777216"},  {"segment.ms", "3600000"},    {"file.delete.delay.ms", "10000"},
+    {"segment.bytes", "4325376"},   {"segment.ms", "3600000"},    {"file.delete.delay.ms", "10000"},
     {"message.timestamp.type", "CreateTime"},
 };
 // An erased key leaves the log after at most two rolls, each at the first commit when a segment is older than segment.ms

@@ -5,6 +5,7 @@
 //                                     second; a line on standard input: stop-before-offsets, stop-before-commit, reload;
 //                                     its end stops it
 //   read                              the committed state, read-only: how many numbers were applied once, more, erased
+// Messages "mark:TEXT" and "erase:TEXT" put and erase a record with the key TEXT.
 // Its engine has no identities to drop what comes twice, so every number must be applied exactly once.
 #include "aggregator/journal.h"
 #include "aggregator/source.h"
@@ -197,7 +198,11 @@ static bool on_message(void *arg, uint32_t partition, int64_t position, const ui
         part->refused = part->loaded;
         return false;
     }
-    if (len == 4) {
+    if (len > 6 && memcmp(data, "mark:", 5) == 0) {
+        CHECK(batch_put(engine->batch, partition, data + 5, len - 5, data, len) == 0);
+    } else if (len > 7 && memcmp(data, "erase:", 6) == 0) {
+        CHECK(batch_put(engine->batch, partition, data + 6, len - 6, NULL, 0) == 0);
+    } else if (len == 4) {
         CHECK(load_u32(data) < NUMBERS_MAX);
         store_u32(value, ++part->counts[load_u32(data)]);
         CHECK(batch_put(engine->batch, partition, data, 4, value, 4) == 0);

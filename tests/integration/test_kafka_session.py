@@ -140,6 +140,7 @@ class SessionTest(SessionCase):
         # A restart reads on where it was.
         a.end()
         self.assertIn("ended", a.lines)
+        self.assertEqual(a.process.returncode, 0)
         self.produce(1000)
         a = self.engine("a")
         a.until("loaded", PARTITIONS)
