@@ -133,16 +133,16 @@ bool clean_list_share_above(const struct clean_list *list, uint32_t percent) {
 }
 
 int clean_list_write(const struct clean_list *list, FILE *out, struct err *err) {
-    const char *field = list->fields;
+    size_t written = 0; // of the fields; an index, because there are none where the list is empty
     for (size_t i = 0; i < list->n_lines; i++) {
         const struct clean_line *line = &list->lines[i];
         CHECK(!(line->few && line->inactive));
-        fwrite(field, 1, line->field_len, out);
+        fwrite(list->fields + written, 1, line->field_len, out);
         fputs(line->inactive ? "\t1\n" : "\t0\n", out);
-        field += line->field_len;
+        written += line->field_len;
         if (ferror(out))
             break;
     }
-    CHECK(ferror(out) || field == list->fields + list->fields_used);
+    CHECK(ferror(out) || written == list->fields_used);
     return fflush(out) == 0 && !ferror(out) ? 0 : err_errno(err, ERR_IO, "cannot write the answer");
 }
