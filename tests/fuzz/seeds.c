@@ -2,6 +2,7 @@
 // changes must take its seeds with it. Text seeds are files of their own beside them.
 //   fuzz-seeds CORPUS            writes
 //   fuzz-seeds --check CORPUS    1 where a file differs
+#include "aggregator/journal_file.h"
 #include "aggregator/record.h"
 #include "common/bytes.h"
 #include "common/files.h"
@@ -337,6 +338,61 @@ static void seed_values(void) {
     seed_record(9, "stamp", stamp_encode(&stamp, out));
 }
 
+// ---- state ----
+
+static uint8_t payload[SEED_MAX];
+static struct writer payload_writer;
+
+static void state_record(const uint8_t *key, size_t key_len, size_t value_len) {
+    struct frame_record record = {.partition = 1, .key_len = (uint32_t)key_len, .value_len = (uint32_t)value_len,
+                                  .key = key, .value = out};
+    uint8_t *at = write_space(&payload_writer, FRAME_RECORD_BYTES + key_len + value_len);
+    CHECK(at != NULL && frame_record_write(at, &record) == FRAME_RECORD_BYTES + key_len + value_len);
+}
+
+static void seed_state(void) {
+    uint8_t key[RECORD_KEY_MAX];
+    struct window_cell cell = {.stream = 3, .provider = 1, .class_regime = 0x10};
+    struct settings settings = {.epsilon = {1, 4}, .threshold = 40, .horizon_days = 1};
+    struct edge_record edge = {.registered_day = DAY, .closed_through = DAY - 1};
+    struct day_record day = {.flags = DAY_COMPLETE, .received = 5, .counted = 5};
+    struct tenant_record tenant = {.first_measured = DAY, .next_window = DAY, .next_month = DAY + 9};
+    struct release_record release = {.spent = {1, 4}, .line = (const uint8_t *)"{}", .line_len = 2};
+    struct consent_stamp stamp = {.epoch = 9};
+    payload_writer = writer_of(payload, sizeof payload);
+    write_u32(&payload_writer, 1);
+    write_u16(&payload_writer, 1);
+    write_u64(&payload_writer, 8);
+    state_record(key, key_meta(key), meta_encode(false, 8, out));
+    state_record(key, key_settings(key, DAY), settings_encode(&settings, out));
+    state_record(key, key_edge(key, "e"), edge_encode(&edge, out));
+    state_record(key, key_day(key, DAY), day_encode(&day, out));
+    state_record(key, key_last_open(key, 7, 9), last_open_encode((struct last_open){.day = DAY}, out));
+    state_record(key, key_last_open(key, 0, 0), last_open_encode((struct last_open){.day = DAY}, out));
+    state_record(key, key_last_open(key, 7, 9), 0);
+    state_record(key, key_window(key, 7, DAY, 9), window_encode(cell, out));
+    state_record(key, key_window(key, 7, DAY, 0), window_encode(cell, out));
+    state_record(key, key_window(key, 7, DAY, 9), 0);
+    state_record(key, key_tenant(key, 7), tenant_encode(&tenant, out));
+    state_record(key, key_release(key, 7, RELEASE_DELIVERABILITY, DAY), release_encode(&release, out));
+    state_record(key, key_consent(key), stamp_encode(&stamp, out));
+    seed("state", "every-kind", &payload_writer, payload);
+}
+
+static void seed_consent(void) {
+    struct consent_record informed = {.state = CONSENT_INFORMED, .since = DAY, .allowed_since = DAY - 1, .notice = "v1"};
+    struct consent_record granted = {.state = CONSENT_GRANTED, .since = DAY, .allowed_since = DAY - 9,
+                                     .granted_since = DAY - 1, .notice = "v2"};
+    struct consent_record objected = {.state = CONSENT_OBJECTED, .since = DAY, .notice = "v3"};
+    const struct consent_record *const records[] = {&informed, &granted, &objected};
+    for (size_t i = 0; i < ARRAY_LEN(records); i++) {
+        uint8_t buffer[CONSENT_RECORD_MAX];
+        struct writer w = writer_of(buffer, sizeof buffer);
+        w.at += consent_record_encode(records[i], buffer);
+        seed("consent", consent_state_names[records[i]->state], &w, buffer);
+    }
+}
+
 int main(int argc, char **argv) {
     check_only = argc == 3 && strcmp(argv[1], "--check") == 0;
     if (argc != (check_only ? 3 : 2)) {
@@ -351,5 +407,7 @@ int main(int argc, char **argv) {
     seed_spools();
     seed_keys();
     seed_values();
+    seed_state();
+    seed_consent();
     return n_differ == 0 ? 0 : 1;
 }
