@@ -80,10 +80,7 @@ int clean_check(const struct clean_terms *terms, const struct state *state, stru
 }
 
 // ---- who -----------------------------------------------------------------------------------------------------------
-bool clean_opened(const struct clean_terms *terms, const struct state *state, uint64_t pseudonym) {
-    struct last_open last_open;
-    if (!last_open_get(state_last_open(state), terms->tenant, pseudonym, &last_open))
-        return false;
+bool clean_open_counts(const struct clean_terms *terms, struct last_open last_open) {
     // N days before E are the ages 0 to N - 1 on its eve.
     return last_open_age_on(last_open, terms->first_day - 1) < age_of_days(terms->n_days);
 }

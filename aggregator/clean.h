@@ -28,8 +28,8 @@ bool clean_has_basis(const struct tenant *tenant, uint32_t from, uint32_t throug
 // 0: the answers may be given from this state of the tenant's partition. ERR_AGAIN: not now, the day before E is not
 // settled. ERR_REFUSED: not measured long or completely enough.
 int clean_check(const struct clean_terms *terms, const struct state *state, struct err *err) MUST_CHECK;
-// An open is recorded in the N days.
-bool clean_opened(const struct clean_terms *terms, const struct state *state, uint64_t pseudonym);
+// Whether a last-open record says that an open lies in the N days.
+bool clean_open_counts(const struct clean_terms *terms, struct last_open last_open);
 // The contact could be counted for inactivity on each of the N days, and can now.
 bool clean_measured(const struct clean_terms *terms, const struct consent_record *record);
 

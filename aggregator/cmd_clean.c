@@ -1,6 +1,8 @@
 // `openveil clean`: one bit per contact of a sender's list, for cleaning it and for nothing else.
 #include "aggregator/clean.h"
 #include "aggregator/clean_list.h"
+#include "aggregator/clean_opens.h"
+#include "aggregator/clean_shards.h"
 #include "aggregator/commands.h"
 #include "aggregator/run_log.h"
 #include "aggregator/state_view.h"
@@ -11,7 +13,8 @@
 
 enum { EXIT_NOT_NOW = 3, EXIT_NOT_MEASURED = 4, EXIT_SHARE = 5 };
 #define SHARE_DEFAULT 30
-#define LOOK_UP_AT_ONCE 8192
+#define LOOK_UP_AT_ONCE 65536
+#define PREFETCH_AHEAD 16
 #define PROGRESS_LINES 1000000
 
 struct run {
@@ -20,8 +23,12 @@ struct run {
     bool pseudonyms;
     bool accept_share;
     uint32_t share_percent_max;
+    const char *out_dir; // NULL: standard output
+    uint32_t n_shards;
+    char run_id[CLEAN_RUN_ID_SIZE];
     struct clean_list *list;
     struct state *state;
+    struct clean_opens *opens;
 };
 
 static int parse_options(struct run *run, const struct cli_values *values) {
@@ -34,8 +41,14 @@ static int parse_options(struct run *run, const struct cli_values *values) {
     run->share_percent_max = SHARE_DEFAULT;
     if (code == 0 && cli_value(values, "max-share") != NULL)
         code = cli_parse_u32("--max-share", cli_value(values, "max-share"), 0, 100, &run->share_percent_max);
+    run->out_dir = cli_value(values, "out");
+    run->n_shards = 1;
+    if (code == 0 && cli_value(values, "shards") != NULL)
+        code = cli_parse_u32("--shards", cli_value(values, "shards"), 1, CLEAN_SHARDS_MAX, &run->n_shards);
     if (code != 0)
         return code;
+    if (run->out_dir == NULL && cli_value(values, "shards") != NULL)
+        return cli_error(EXIT_USAGE, "--shards needs --out");
     int message_class = message_class_parse(class_name);
     if (message_class < 0)
         return cli_error(EXIT_USAGE, "--class must be transactional, requested or prospecting, not \"%.40s\"",
@@ -94,8 +107,9 @@ static int list_open(struct run *run, const struct tenant *tenant, struct err *e
     return rc;
 }
 
-static void progress_lines(const char *what, size_t n) {
-    if (n > 0 && n % PROGRESS_LINES == 0)
+// From `before` lines to `n`.
+static void progress_lines(const char *what, size_t before, size_t n) {
+    if (n / PROGRESS_LINES > before / PROGRESS_LINES)
         fprintf(stderr, "openveil: %s %zu million lines\n", what, n / PROGRESS_LINES);
 }
 
@@ -109,19 +123,30 @@ static int list_read(struct run *run, struct err *err) {
     while ((rc = lines_next(lines, &line, &len, err)) == 1) {
         if ((rc = clean_list_add(run->list, line, len, err)) != 0)
             break;
-        progress_lines("read", clean_list_count(run->list));
+        progress_lines("read", clean_list_count(run->list) - 1, clean_list_count(run->list));
     }
     lines_close(lines);
     return rc;
 }
 
+static int take_last_open(void *arg, uint64_t pseudonym, const struct last_open *value) {
+    return clean_opens_take(arg, pseudonym, value);
+}
+
 // What the aggregator has committed of this tenant.
 static int state_load(struct run *run, struct err *err) {
     const struct config *config = run->config;
-    const struct state_filter filter = {.kinds = "DTLC", .of_tenant = true, .tenant = run->terms.tenant};
+    int rc = clean_opens_create(&run->opens, &run->terms);
+    if (rc != 0)
+        return err_set(err, rc, "no memory for the contacts with an open");
+    const struct state_filter filter = {.kinds = "DTLC",
+                                        .of_tenant = true,
+                                        .tenant = run->terms.tenant,
+                                        .last_open = take_last_open,
+                                        .arg = run->opens};
     uint32_t partition = partition_of(run->terms.tenant, (uint32_t)config->kafka_partitions);
     struct journal *journal = NULL;
-    int rc = journal_open_readonly(&journal, config, err);
+    rc = journal_open_readonly(&journal, config, err);
     if (rc != 0)
         return rc;
     rc = state_view_load(&run->state, journal, config, partition, &filter, err);
@@ -129,53 +154,112 @@ static int state_load(struct run *run, struct err *err) {
     return rc;
 }
 
-// The lines of which only the consent record decides: no open recorded, and enough mails delivered.
-static bool is_candidate(const struct run *run, const struct clean_line *line) {
-    return !line->few && !clean_opened(&run->terms, run->state, line->pseudonym);
+// Those of the slice without an open are for the consent record alone to decide: their number, at the front of `out`.
+static size_t keep_silent(const struct run *run, const struct clean_asked *asked, size_t n, struct clean_asked *out) {
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (i + PREFETCH_AHEAD < n)
+            clean_opens_prefetch(run->opens, asked[i + PREFETCH_AHEAD].pseudonym);
+        if (!clean_opens_has(run->opens, asked[i].pseudonym))
+            out[kept++] = asked[i];
+    }
+    return kept;
 }
 
-static int answer_some(struct run *run, struct consent_store *store, const size_t *indexes, size_t n, struct err *err) {
+static int answer_some(struct run *run, struct consent_store *store, const struct clean_asked *asked, size_t n,
+                       struct err *err) {
     static uint64_t pseudonyms[LOOK_UP_AT_ONCE];
     static struct consent_record records[LOOK_UP_AT_ONCE];
     CHECK(n <= LOOK_UP_AT_ONCE);
     for (size_t i = 0; i < n; i++)
-        pseudonyms[i] = clean_list_at(run->list, indexes[i])->pseudonym;
+        pseudonyms[i] = asked[i].pseudonym;
     int rc = consent_store_get_many(store, run->terms.tenant, pseudonyms, n, records, err);
     for (size_t i = 0; rc == 0 && i < n; i++)
-        clean_list_at(run->list, indexes[i])->inactive = clean_measured(&run->terms, &records[i]);
+        if (clean_measured(&run->terms, &records[i]))
+            clean_list_set(run->list, asked[i].line);
     return rc;
 }
 
+// Contacts without an open are collected until a look-up is worth while.
+static int answer_all(struct run *run, struct consent_store *store, struct err *err) {
+    static struct clean_asked silent[LOOK_UP_AT_ONCE];
+    const struct clean_asked *asked;
+    size_t n_silent = 0, n, done = 0;
+    int rc;
+    while ((rc = clean_list_slice(run->list, &asked, &n, err)) == 1) {
+        for (size_t at = 0, taken; at < n && rc >= 0; at += taken) {
+            taken = n - at < LOOK_UP_AT_ONCE - n_silent ? n - at : LOOK_UP_AT_ONCE - n_silent;
+            n_silent += keep_silent(run, asked + at, taken, silent + n_silent);
+            if (n_silent < LOOK_UP_AT_ONCE)
+                continue;
+            rc = answer_some(run, store, silent, n_silent, err);
+            n_silent = 0;
+        }
+        if (rc < 0)
+            break;
+        progress_lines("looked up", done, done + n);
+        done += n;
+    }
+    return rc == 0 && n_silent > 0 ? answer_some(run, store, silent, n_silent, err) : rc;
+}
+
 static int answer(struct run *run, struct err *err) {
-    static size_t indexes[LOOK_UP_AT_ONCE];
     struct consent_store *store = NULL;
-    size_t n = 0;
     const struct consent_stamp *known = state_stamp(run->state);
     int rc = consent_store_open(&store, run->config, err);
     if (rc == 0 && known != NULL) // a store restored to an older state might not know of a withdrawal
         consent_store_known(store, partition_of(run->terms.tenant, (uint32_t)run->config->kafka_partitions), known);
-    for (size_t i = 0; rc == 0 && i < clean_list_count(run->list); i++) {
-        progress_lines("looked up", i);
-        if (!is_candidate(run, clean_list_at(run->list, i)))
-            continue;
-        indexes[n++] = i;
-        if (n == LOOK_UP_AT_ONCE) {
-            rc = answer_some(run, store, indexes, n, err);
-            n = 0;
-        }
-    }
-    if (rc == 0 && n > 0)
-        rc = answer_some(run, store, indexes, n, err);
+    if (rc == 0)
+        rc = answer_all(run, store, err);
     consent_store_close(store);
+    // Only the list is still needed.
+    clean_opens_free(run->opens);
+    run->opens = NULL;
+    return rc;
+}
+
+// ---- handing out ---------------------------------------------------------------------------------------------------
+static int line_write(void *arg, const char *field, size_t len, bool inactive, struct err *err) {
+    FILE *out = arg;
+    fwrite(field, 1, len, out);
+    fputs(inactive ? "\t1\n" : "\t0\n", out);
+    return ferror(out) ? err_errno(err, ERR_IO, "cannot write the answer") : 0;
+}
+
+static int line_shard(void *arg, const char *field, size_t len, bool inactive, struct err *err) {
+    return clean_shards_add(arg, field, len, inactive, err);
+}
+
+static int write_stdout(struct run *run, struct err *err) {
+    int rc = clean_list_each(run->list, line_write, stdout, err);
+    return rc == 0 && fflush(stdout) != 0 ? err_errno(err, ERR_IO, "cannot write the answer") : rc;
+}
+
+static int write_shards(struct run *run, struct err *err) {
+    struct clean_shards *shards = NULL;
+    struct clean_manifest manifest = {.terms = &run->terms,
+                                      .rehearsal = run->config->rehearsal,
+                                      .lines = clean_list_count(run->list),
+                                      .ones = clean_list_ones(run->list)};
+    memcpy(manifest.run_id, run->run_id, sizeof manifest.run_id);
+    int rc = clean_shards_create(&shards, run->out_dir, run->n_shards, err);
+    if (rc == 0)
+        rc = clean_list_each(run->list, line_shard, shards, err);
+    if (rc == 0)
+        rc = clean_shards_finish(shards, &manifest, err);
+    clean_shards_free(shards);
     return rc;
 }
 
 static int hand_out(struct run *run) {
     struct err err;
+    uint8_t random[(CLEAN_RUN_ID_SIZE - 1) / 2];
     bool refused = !run->accept_share && clean_list_share_above(run->list, run->share_percent_max);
-    int rc = run_log_append(run->config, "clean.log", &err, "tenant=%u class=%s regime=%d lines=%zu result=%s",
-                            run->terms.tenant, message_class_names[run->terms.message_class], (int)run->terms.regime,
-                            clean_list_count(run->list), refused ? "share" : "answered");
+    bytes_random(random, sizeof random);
+    hex_encode(random, sizeof random, run->run_id);
+    int rc = run_log_append(run->config, "clean.log", &err, "run=%s tenant=%u class=%s regime=%d lines=%zu result=%s",
+                            run->run_id, run->terms.tenant, message_class_names[run->terms.message_class],
+                            (int)run->terms.regime, clean_list_count(run->list), refused ? "share" : "answered");
     if (rc != 0)
         return cli_error(EXIT_FAILURE, "%s; nothing was answered", err.text);
     if (refused)
@@ -183,7 +267,7 @@ static int hand_out(struct run *run) {
                          "more than %u %% of the lines would be 1, so nothing was answered: check the list, the class "
                          "and the regime, then use --accept-share",
                          run->share_percent_max);
-    rc = clean_list_write(run->list, stdout, &err);
+    rc = run->out_dir == NULL ? write_stdout(run, &err) : write_shards(run, &err);
     return rc == 0 ? 0 : cli_error(EXIT_FAILURE, "%s", err.text);
 }
 
@@ -192,6 +276,8 @@ static int run_for(struct run *run, const struct tenant *tenant) {
     int code = find_terms(run, tenant);
     if (code != 0)
         return code;
+    if (run->out_dir != NULL && clean_shards_check(run->out_dir, &err) != 0)
+        return cli_error(EXIT_FAILURE, "%s", err.text);
     if (list_open(run, tenant, &err) != 0 || list_read(run, &err) != 0)
         return cli_error(EXIT_FAILURE, "%s", err.text);
     int rc = state_load(run, &err);
@@ -217,6 +303,7 @@ static int run_clean(const struct config *config, const struct cli_values *value
         return cli_error(EXIT_FAILURE, "%s", err.text);
     code = run_for(&run, &tenant);
     clean_list_free(run.list);
+    clean_opens_free(run.opens);
     state_free(run.state);
     tenant_free(&tenant);
     return code;
@@ -229,6 +316,8 @@ static const struct cli_option clean_options[] = {
     {"pseudonyms", NULL, "first fields are pseudonyms of 16 hex digits; needs no contact key", false, false},
     {"max-share", "P", "answer nothing where more than P per cent of the lines would be 1 (default 30)", false, false},
     {"accept-share", NULL, "answer whatever the share of ones is", false, false},
+    {"out", "DIR", "write files into DIR, which must be absent or empty, instead of standard output", false, false},
+    {"shards", "K", "with --out: how many files, 1 (default) to 500", false, false},
 };
 const struct cli_command cmd_clean = {
     .words = "clean",
@@ -245,6 +334,10 @@ const struct cli_command cmd_clean = {
         "alike.\n\n"
         "Answers are frozen at the end of the month before and given from the 1st to the 10th. Each run is logged\n"
         "in [aggregator] state_dir: who, when, tenant and lines, no contact.\n"
+        "--out writes DIR/part-00000-of-0000K.tsv.zst and so on: the same lines, each in the file that its first field\n"
+        "says, pmod(xxhash64(field), K) in the words of Spark. DIR/_SUCCESS comes last: JSON with the run's id, E, N,\n"
+        "the counts, and each file's lines and SHA-256. Without it nothing in DIR is finished.\n"
+        "TMPDIR (/var/tmp) needs up to 14 bytes a line and the first fields' length.\n\n"
         "Exit status: 0 answered, 1 a bad line or another failure, 3 not now, 4 not measured long or completely\n"
         "enough, 5 too many ones, 69 consent store or state unreachable. Nothing is written unless it is 0.",
     .options = clean_options,

@@ -2,18 +2,15 @@
 
 #include <string.h>
 
-bool state_filter_keeps(const struct state_filter *filter, const uint8_t *key, size_t key_len) {
-    struct record_key decoded;
+static bool filter_keeps(const struct state_filter *filter, const struct record_key *key) {
     CHECK(filter->kinds != NULL);
-    if (key_decode(key, key_len, &decoded) != 0)
-        return true; // state_apply says what is wrong with it
-    if (decoded.kind == RECORD_META)
+    if (key->kind == RECORD_META)
         return true;
-    if (strchr(filter->kinds, (int)decoded.kind) == NULL)
+    if (strchr(filter->kinds, (int)key->kind) == NULL)
         return false;
-    bool of_a_tenant = decoded.kind == RECORD_LAST_OPEN || decoded.kind == RECORD_WINDOW ||
-                       decoded.kind == RECORD_TENANT || decoded.kind == RECORD_RELEASE;
-    return !of_a_tenant || !filter->of_tenant || decoded.tenant == filter->tenant;
+    bool of_a_tenant = key->kind == RECORD_LAST_OPEN || key->kind == RECORD_WINDOW || key->kind == RECORD_TENANT ||
+                       key->kind == RECORD_RELEASE;
+    return !of_a_tenant || !filter->of_tenant || key->tenant == filter->tenant;
 }
 
 struct loading {
@@ -21,10 +18,24 @@ struct loading {
     struct state *state;
 };
 
+static int take_last_open(const struct state_filter *filter, uint64_t pseudonym, const uint8_t *value, size_t value_len) {
+    struct last_open last_open;
+    if (value_len == 0)
+        return filter->last_open(filter->arg, pseudonym, NULL);
+    int rc = last_open_decode(value, value_len, &last_open);
+    return rc != 0 ? rc : filter->last_open(filter->arg, pseudonym, &last_open);
+}
+
 static int take_record(void *arg, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len) {
     const struct loading *loading = arg;
-    if (!state_filter_keeps(loading->filter, key, key_len))
+    struct record_key decoded;
+    int rc = key_decode(key, key_len, &decoded);
+    if (rc != 0)
+        return rc;
+    if (!filter_keeps(loading->filter, &decoded))
         return 0;
+    if (decoded.kind == RECORD_LAST_OPEN && loading->filter->last_open != NULL)
+        return take_last_open(loading->filter, decoded.pseudonym, value, value_len);
     return state_apply(loading->state, key, key_len, value, value_len);
 }
 

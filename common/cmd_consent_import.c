@@ -3,6 +3,7 @@
 #include "common/commands.h"
 #include "common/consent_store.h"
 #include "common/contact_key.h"
+#include "common/files.h"
 #include "common/lines.h"
 #include "common/token.h"
 
@@ -68,20 +69,13 @@ static int line_check(const struct import *import, char *line, size_t len, struc
     return 0;
 }
 
-// A file that nobody else can open and that is gone with the process.
 static FILE *temporary_file(struct err *err) {
-    char path[1024];
-    const char *dir = getenv("TMPDIR");
-    int n = snprintf(path, sizeof path, "%s/openveil-import-XXXXXX", dir == NULL || dir[0] == '\0' ? "/tmp" : dir);
-    int fd = n > 0 && (size_t)n < sizeof path ? mkstemp(path) : -1;
+    int fd = file_temporary("import", err);
     FILE *file = fd < 0 ? NULL : fdopen(fd, "w+");
-    if (file == NULL) {
-        err_errno(err, ERR_IO, "cannot make a temporary file %s", path);
-        if (fd >= 0)
-            close(fd);
+    if (fd >= 0 && file == NULL) {
+        err_errno(err, ERR_IO, "cannot open a temporary file");
+        close(fd);
     }
-    if (fd >= 0)
-        unlink(path);
     return file;
 }
 

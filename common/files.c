@@ -236,3 +236,21 @@ int dir_lock(const char *path, struct err *err) {
     }
     return fd;
 }
+
+int file_temporary(const char *name, struct err *err) {
+    char path[PATH_SIZE];
+    const char *dir = getenv("TMPDIR");
+    if (dir == NULL || dir[0] == '\0')
+        dir = "/var/tmp";
+    int n = snprintf(path, sizeof path, "%s/openveil-%s-XXXXXX", dir, name);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return err_set(err, ERR_LIMIT, "the path in TMPDIR is longer than %d bytes", PATH_SIZE);
+    int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return err_errno(err, ERR_IO, "cannot make a temporary file %s (TMPDIR says where)", path);
+    if (unlink(path) != 0) {
+        close(fd);
+        return err_errno(err, ERR_IO, "cannot remove the name of the temporary file %s", path);
+    }
+    return fd;
+}

@@ -34,6 +34,9 @@ int file_create(const char *path, mode_t mode, const void *data, size_t len, str
 // pread/pwrite until all is done; ERR_IO otherwise. read_full: ERR_AGAIN where the file ends before `len`.
 int write_full(int fd, const void *data, size_t len, off_t offset) MUST_CHECK;
 int read_full(int fd, void *data, size_t len, off_t offset) MUST_CHECK;
+// An empty file without a name in TMPDIR (/var/tmp where it is not set), mode 0600: gone with the fd, which is >= 0 and
+// the caller's. For what must not stay in memory nor be found afterwards.
+int file_temporary(const char *name, struct err *err) MUST_CHECK;
 
 // A data directory carries a file `openveil-mode` that says `production` or `rehearsal`: created (with the directory,
 // 0700) where absent, ERR_REFUSED where it says the other, so that rehearsed days can never meet real data.

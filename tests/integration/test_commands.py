@@ -1,4 +1,5 @@
 """`openveil clean`, `audit`, `releases` and `budget` against a real Redis and a state written for the purpose."""
+import ctypes
 import hashlib
 import hmac
 import json
@@ -159,8 +160,53 @@ class Commands(unittest.TestCase):
         self.give_consent(("silent", "objected", before(0)))
         self.assertEqual(self.clean("silent\n"), "silent\t0\n")
         for line in self.log("clean.log"):
-            self.assertRegex(line, rf"^{E_DAY} user=\S+ tenant=7 class=\w+ regime=\d lines=\d+ result=\w+$")
+            self.assertRegex(line, rf"^{E_DAY} user=\S+ run=[0-9a-f]{{16}} tenant=7 class=\w+ regime=\d lines=\d+ result=\w+$")
         self.assertEqual(len(self.log("clean.log")), 7)
+
+    def unpacked(self, path):
+        """The bytes of a zstd file, by the library itself."""
+        with open(path, "rb") as file:
+            packed = file.read()
+        zstd = ctypes.CDLL("libzstd.so.1")
+        zstd.ZSTD_decompress.restype = ctypes.c_size_t
+        room = ctypes.create_string_buffer(1 << 20)
+        size = zstd.ZSTD_decompress(room, ctypes.c_size_t(len(room)), packed, ctypes.c_size_t(len(packed)))
+        self.assertLessEqual(size, len(room))
+        return hashlib.sha256(packed).hexdigest(), room.raw[:size].decode()
+
+    def test_clean_writes_files_for_batch_jobs(self):
+        contacts = [f"c{i}" for i in range(50)]
+        self.give_consent(("c3", "informed", before(300)), ("c4", "informed", before(300)))
+        self.give_state(*self.measured(), f"open {TENANT} {self.pseudonym('c4')} {before(3)} 7")
+        folder = os.path.join(self.dir, "answers")
+        words = ("--out", folder, "--shards", "4")
+        self.clean(contacts, "--max-share", "1", *words, code=5)
+        self.clean("c1\nc2\tx\n", *words, code=1, says="line 2")
+        self.assertFalse(os.path.exists(folder))
+        self.assertEqual(self.clean(contacts, *words), "")
+        with open(os.path.join(folder, "_SUCCESS"), encoding="utf-8") as file:
+            success = json.load(file)
+        shards = success.pop("shards")
+        self.assertIn("run=" + success.pop("run"), self.log("clean.log")[-1])
+        self.assertEqual(success, {"schema": "openveil.clean.v1", "tenant": TENANT, "class": "requested", "regime": 0,
+                                   "rehearsal": True, "E": E_DAY, "N": N_DAYS, "lines": 50, "ones": 1,
+                                   "key": "pmod(xxhash64(contact), shards)"})
+        self.assertEqual(sorted(os.listdir(folder)), ["_SUCCESS", *(shard["file"] for shard in shards)])
+        self.assertEqual(shards[1]["file"], "part-00001-of-00004.tsv.zst")
+        answers = []
+        for shard in shards:
+            path = os.path.join(folder, shard["file"])
+            digest, text = self.unpacked(path)
+            lines = text.splitlines()
+            self.assertEqual((digest, os.path.getsize(path), len(lines)),
+                             (shard["sha256"], shard["bytes"], shard["lines"]))
+            self.assertEqual(lines, sorted(lines, key=lambda line: int(line.split("\t")[0][1:])))
+            answers.extend(lines)
+        self.assertEqual(sorted(answers), sorted(f"{c}\t{int(c == 'c3')}" for c in contacts))
+        self.clean(contacts, *words, code=1, says="is not empty")
+        self.assertEqual(len(self.log("clean.log")), 2)
+        self.clean(contacts, "--shards", "4", code=64, says="--shards needs --out")
+        self.clean(contacts, "--out", folder, "--shards", "501", code=64)
 
     def test_clean_refuses_shares_lines_and_days(self):
         self.give_consent(*((c, "informed", before(300)) for c in "abc"))

@@ -167,6 +167,20 @@ static int listed_load(struct journal *journal, uint32_t partition, journal_reco
     return rc;
 }
 
+struct taken {
+    size_t n;
+    struct last_open last;
+    int result;
+};
+
+static int take_last_open(void *arg, uint64_t pseudonym, const struct last_open *last_open) {
+    struct taken *taken = arg;
+    assert_int_equal(pseudonym, 99);
+    taken->n++;
+    taken->last = *last_open;
+    return taken->result;
+}
+
 static void commands_see_what_they_ask_for(void **state) {
     (void)state;
     static const struct journal_ops ops = {.load = listed_load};
@@ -183,6 +197,17 @@ static void commands_see_what_they_ask_for(void **state) {
     assert_int_equal(last_open_count(state_last_open(view)), 1);
     assert_non_null(state_day(view, DAY));
     state_free(view);
+    // Last opens go to the caller who asks for them.
+    struct taken taken = {0};
+    filter.last_open = take_last_open;
+    filter.arg = &taken;
+    assert_int_equal(state_view_load(&view, &listed.journal, &config, 2, &filter, &err), 0);
+    assert_int_equal(last_open_count(state_last_open(view)), 0);
+    assert_int_equal(taken.n, 1);
+    assert_int_equal(taken.last.day, DAY);
+    state_free(view);
+    taken.result = ERR_NOMEM;
+    assert_int_equal(state_view_load(&view, &listed.journal, &config, 2, &filter, &err), ERR_NOMEM);
     filter = (struct state_filter){.kinds = "E"};
     assert_int_equal(state_view_load(&view, &listed.journal, &config, 2, &filter, &err), 0);
     assert_null(state_tenant(view, 7));
