@@ -141,3 +141,16 @@ size_t consent_bucket_field(uint8_t field[8], unsigned bits, uint64_t pseudonym)
     memcpy(field, bytes + skip, sizeof bytes - skip);
     return sizeof bytes - skip;
 }
+
+bool consent_field_pseudonym(const uint8_t *field, size_t len, unsigned bits, size_t bucket, uint64_t *pseudonym) {
+    CHECK(bits <= CONSENT_BITS_MAX);
+    if (len != 8 - bits / 8)
+        return false;
+    uint64_t value = 0;
+    for (size_t i = 0; i < len; i++)
+        value = value << 8 | field[i];
+    if (len < 8)
+        value |= (uint64_t)(bucket >> bits % 8) << (8 * len);
+    *pseudonym = value;
+    return bits == 0 || value >> (64 - bits) == bucket;
+}

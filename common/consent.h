@@ -65,5 +65,7 @@ size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32
                           uint64_t pseudonym);
 // The field within the bucket: its length, 4..8 bytes.
 size_t consent_bucket_field(uint8_t field[8], unsigned bits, uint64_t pseudonym);
+// The other way round: the pseudonym of a field in bucket number `bucket`; false where it cannot lie there.
+bool consent_field_pseudonym(const uint8_t *field, size_t len, unsigned bits, size_t bucket, uint64_t *pseudonym);
 
 #endif

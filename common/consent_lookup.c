@@ -1,10 +1,8 @@
 // A look-up: meta, layout and proof of continuity; the buckets; then the same checks again. All on one connection.
-#include "common/bytes.h"
 #include "common/consent_job.h"
-#include "common/hmac.h"
 #include "common/log.h"
+#include "common/redis_reply.h"
 
-#include <errno.h>
 #include <inttypes.h>
 
 #define FIELDS_A_COMMAND 64u
@@ -53,36 +51,9 @@ int consent_lookup_prepare(struct consent_job *job) {
 }
 
 // ---- reading what Redis says ----------------------------------------------------------------------------------------
-static bool is_array(const redisReply *reply, size_t elements) {
-    return reply->type == REDIS_REPLY_ARRAY && reply->elements == elements;
-}
-
-static bool is_text(const redisReply *reply, const char *text) {
-    return reply->type == REDIS_REPLY_STRING && reply->len == strlen(text) && memcmp(reply->str, text, reply->len) == 0;
-}
-
-static int parse_u64(const redisReply *reply, uint64_t max, uint64_t *value) {
-    if (reply->type != REDIS_REPLY_STRING || reply->len < 1 || reply->len > 15)
-        return ERR_CORRUPT;
-    uint64_t n = 0;
-    for (size_t i = 0; i < reply->len; i++) {
-        if (reply->str[i] < '0' || reply->str[i] > '9')
-            return ERR_CORRUPT;
-        n = n * 10 + (uint64_t)(reply->str[i] - '0');
-    }
-    *value = n;
-    return n <= max ? 0 : ERR_CORRUPT;
-}
-
-static int parse_hash(const redisReply *reply, uint8_t hash[CONSENT_HASH_SIZE]) {
-    if (reply->type != REDIS_REPLY_STRING || reply->len != 2 * CONSENT_HASH_SIZE)
-        return ERR_CORRUPT;
-    return hex_decode(reply->str, 2 * CONSENT_HASH_SIZE, hash) == 0 ? 0 : ERR_CORRUPT;
-}
-
 // mode, epoch, hash, version of ov:{p}:meta. None of them: an empty store, epoch 0.
 static bool read_meta(struct consent_job *job, const redisReply *reply) {
-    if (!is_array(reply, 4)) {
+    if (!reply_is_array(reply, 4)) {
         job_fail_drop(job, "Redis answers the meta data of partition %" PRIu32 " with something else", job->partition);
         return false;
     }
@@ -93,36 +64,22 @@ static bool read_meta(struct consent_job *job, const redisReply *reply) {
     if (missing == 4)
         return true;
     const redisReply *mode = reply->element[0];
-    if ((is_text(mode, "production") || is_text(mode, "rehearsal")) && !is_text(mode, job_mode(job))) {
+    if ((reply_is_text(mode, "production") || reply_is_text(mode, "rehearsal")) && !reply_is_text(mode, job_mode(job))) {
         job_fail(job, ERR_UNREACHABLE, "Redis belongs to %s and this process runs in %s: use another Redis", mode->str,
                  job_mode(job));
         return false;
     }
-    if (!is_text(reply->element[3], CONSENT_SCHEMA) && missing == 0) {
+    if (!reply_is_text(reply->element[3], CONSENT_SCHEMA) && missing == 0) {
         job_fail(job, ERR_UNREACHABLE, "partition %" PRIu32 " of Redis was written by another version of openveil",
                  job->partition);
         return false;
     }
-    if (!is_text(mode, job_mode(job)) || parse_u64(reply->element[1], UINT64_MAX, &job->stamp.epoch) != 0 ||
-        parse_hash(reply->element[2], job->stamp.hash) != 0) {
+    if (!reply_is_text(mode, job_mode(job)) || reply_u64(reply->element[1], UINT64_MAX, &job->stamp.epoch) != 0 ||
+        reply_hex(reply->element[2], job->stamp.hash, CONSENT_HASH_SIZE) != 0) {
         job_fail(job, ERR_UNREACHABLE, "the meta data of partition %" PRIu32 " in Redis is damaged", job->partition);
         return false;
     }
     return true;
-}
-
-// The hash that the change of job->from's epoch left, in the stream; NULL where the stream does not have it.
-static const redisReply *find_hash(const redisReply *reply) {
-    if (!is_array(reply, 1) || !is_array(reply->element[0], 2))
-        return NULL;
-    const redisReply *fields = reply->element[0]->element[1];
-    if (fields->type != REDIS_REPLY_ARRAY)
-        return NULL;
-    for (size_t i = 0; i + 1 < fields->elements; i += 2) {
-        if (is_text(fields->element[i], "h"))
-            return fields->element[i + 1];
-    }
-    return NULL;
 }
 
 // Whether the store leads on from what is known: the same epoch with the same hash, or a later one whose stream still
@@ -142,8 +99,11 @@ static bool read_continuity(struct consent_job *job, const redisReply *reply) {
                  job->partition, now->epoch - from->epoch);
         leads_on = true;
     } else if (now->epoch > from->epoch) {
-        const redisReply *found = find_hash(reply);
-        leads_on = found != NULL && parse_hash(found, hash) == 0 && memcmp(hash, from->hash, sizeof hash) == 0;
+        // What the change of that epoch left, in the stream.
+        const redisReply *entry = reply_only_entry(reply);
+        const redisReply *found = entry == NULL ? NULL : reply_field(entry, "h");
+        leads_on = found != NULL && reply_hex(found, hash, sizeof hash) == 0 &&
+                   memcmp(hash, from->hash, sizeof hash) == 0;
     }
     if (!leads_on) {
         job_fail(job, ERR_UNREACHABLE,
@@ -158,14 +118,14 @@ static bool read_layouts(struct consent_job *job, size_t chunk, const redisReply
     size_t first = chunk * TENANTS_A_COMMAND;
     size_t n = job->n_layouts - first < TENANTS_A_COMMAND ? job->n_layouts - first : TENANTS_A_COMMAND;
     CHECK(first < job->n_layouts);
-    if (!is_array(reply, n)) {
+    if (!reply_is_array(reply, n)) {
         job_fail_drop(job, "Redis answers the layout of partition %" PRIu32 " with something else", job->partition);
         return false;
     }
     for (size_t i = 0; i < n; i++) {
         uint64_t bits = 0;
         bool exists = reply->element[i]->type != REDIS_REPLY_NIL;
-        if (exists && parse_u64(reply->element[i], CONSENT_BITS_MAX, &bits) != 0) {
+        if (exists && reply_u64(reply->element[i], CONSENT_BITS_MAX, &bits) != 0) {
             job_fail(job, ERR_UNREACHABLE, "the layout of partition %" PRIu32 " in Redis is damaged", job->partition);
             return false;
         }
@@ -270,7 +230,7 @@ static size_t next_group(const struct consent_job *job, struct consent_cursor *c
 static bool read_group(struct consent_job *job, const redisReply *reply) {
     size_t n = next_group(job, &job->answered);
     CHECK(n > 0);
-    if (!is_array(reply, n)) {
+    if (!reply_is_array(reply, n)) {
         job_fail_drop(job, "Redis answers a bucket of partition %" PRIu32 " with something else", job->partition);
         return false;
     }
@@ -312,20 +272,6 @@ static size_t bucket_count(const struct consent_job *job) {
     return job->layouts[0].bits < 0 ? 0 : (size_t)1 << job->layouts[0].bits;
 }
 
-// The pseudonym of a field in a bucket; false where the field cannot lie there.
-static bool field_pseudonym(const redisReply *field, size_t bucket, unsigned bits, uint64_t *pseudonym) {
-    size_t len = 8 - bits / 8;
-    if (field->type != REDIS_REPLY_STRING || field->len != len)
-        return false;
-    uint64_t value = 0;
-    for (size_t i = 0; i < len; i++)
-        value = value << 8 | (uint8_t)field->str[i];
-    if (len < 8)
-        value |= (uint64_t)(bucket >> bits % 8) << (8 * len);
-    *pseudonym = value;
-    return bits == 0 || value >> (64 - bits) == bucket;
-}
-
 static bool read_bucket(struct consent_job *job, const redisReply *reply) {
     unsigned bits = (unsigned)job->layouts[0].bits;
     size_t bucket = job->answered.at++;
@@ -334,7 +280,9 @@ static bool read_bucket(struct consent_job *job, const redisReply *reply) {
         struct consent_record record;
         const redisReply *value = reply->element[i + 1];
         uint64_t pseudonym = 0;
-        good = field_pseudonym(reply->element[i], bucket, bits, &pseudonym) && value->type == REDIS_REPLY_STRING;
+        const redisReply *field = reply->element[i];
+        good = field->type == REDIS_REPLY_STRING && value->type == REDIS_REPLY_STRING &&
+               consent_field_pseudonym((const uint8_t *)field->str, field->len, bits, bucket, &pseudonym);
         if (good) {
             consent_record_decode((const uint8_t *)value->str, value->len, &record);
             job->each(job->arg, pseudonym, &record);
