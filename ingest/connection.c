@@ -185,7 +185,7 @@ static bool outcome_add(struct connection *c, const struct http_request *request
     if (c->n_waiting > 0 && c->style != style)
         return false;
     struct pixel_outcome outcome;
-    pixel_decide(set->keys->object, set->classes->object, request, request_address, c,
+    pixel_decide(set->keys->object, set->classes->object, &set->setup.drops, request, request_address, c,
                  clock_now_ms(&set->setup.config->clock), &outcome);
     uint64_t ticket = outcome.recorded ? spool_add_event(set->setup.port, &outcome.event)
                                        : spool_add_drop(set->setup.port, outcome.drop);

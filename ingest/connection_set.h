@@ -4,6 +4,7 @@
 #define OPENVEIL_CONNECTION_SET_H
 
 #include "common/config.h"
+#include "ingest/drop_list.h"
 #include "ingest/edge_metrics.h"
 #include "ingest/peer_address.h"
 #include "ingest/snapshot.h"
@@ -20,6 +21,7 @@ struct connection_setup {
     struct spool_port *port;
     const struct cidr_set *trusted;
     struct edge_metrics *metrics;
+    struct drop_view drops; // of this worker
     size_t n_max; // connections at most
 };
 

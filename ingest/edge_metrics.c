@@ -32,6 +32,13 @@ static const struct metric_row rows[EDGE_METRICS] = {
     [EDGE_METRIC_SPOOL_BYTES] = {"openveil_edge_spool_bytes", "", "Disk space that the spool takes.", METRIC_GAUGE},
     [EDGE_METRIC_BACKLOG] = {"openveil_edge_backlog_segments", "", "Sealed segments that Kafka has not acknowledged.",
                              METRIC_GAUGE},
+    [EDGE_METRIC_DROP_LIST_IN_USE] = {"openveil_edge_drop_list_in_use", "",
+                                      "1 while contacts that left are dropped here; else the aggregator does it.",
+                                      METRIC_GAUGE},
+    [EDGE_METRIC_DROP_LIST_CONTACTS] = {"openveil_edge_drop_list_contacts", "",
+                                        "Contacts that left, as the edge knows them, in steps of 100.", METRIC_GAUGE},
+    [EDGE_METRIC_DROP_LIST_AGE] = {"openveil_edge_drop_list_age_seconds", "",
+                                   "Time since the drop list was last known to be complete.", METRIC_GAUGE},
 };
 
 void edge_metrics_init(struct edge_metrics *metrics) {

@@ -4,6 +4,7 @@
 #include "common/check.h"
 #include "common/cli.h"
 #include "common/log.h"
+#include "ingest/drop_list.h"
 #include "ingest/forwarder.h"
 #include "ingest/listener.h"
 #include "ingest/reload.h"
@@ -33,6 +34,7 @@ struct edge {
     struct cidr_set trusted;
     struct edge_metrics metrics;
     struct reload *reload;
+    struct drop_list *drops; // NULL where it is switched off
     struct spool *spool;
     struct worker *workers[WORKERS_MAX];
     size_t n_workers;
@@ -106,10 +108,15 @@ static void edge_refresh(void *arg) {
     for (size_t i = 0; i < edge->n_workers; i++)
         open += worker_connections(edge->workers[i]);
     (void)forwarder_ok(edge);
+    struct drop_list_facts drops = drop_list_facts(edge->drops);
     metric_set(&edge->metrics.table[EDGE_METRIC_CONNECTIONS], open);
     metric_set(&edge->metrics.table[EDGE_METRIC_SPOOL_BYTES], spool_bytes(edge->spool));
     metric_set(&edge->metrics.table[EDGE_METRIC_BACKLOG],
                edge->forwarder == NULL ? 0 : forwarder_backlog(edge->forwarder));
+    metric_set(&edge->metrics.table[EDGE_METRIC_DROP_LIST_IN_USE], drops.in_use);
+    // In steps, like everything that one person could move.
+    metric_set(&edge->metrics.table[EDGE_METRIC_DROP_LIST_CONTACTS], drops.contacts / 100 * 100);
+    metric_set(&edge->metrics.table[EDGE_METRIC_DROP_LIST_AGE], (uint64_t)drops.age_ms / 1000);
 }
 
 // ---- Ending ----
@@ -196,6 +203,9 @@ static size_t workers_wanted(const struct config *config) {
 static int workers_create(struct edge *edge, struct err *err) {
     size_t n = workers_wanted(&edge->config);
     CHECK(n >= 1 && n <= WORKERS_MAX);
+    int result = drop_list_start(&edge->drops, &edge->config, n, err);
+    if (result != 0)
+        return result;
     struct worker_setup setup = {
         .config = &edge->config,
         .spool = edge->spool,
@@ -208,7 +218,8 @@ static int workers_create(struct edge *edge, struct err *err) {
         .arg = edge,
     };
     for (size_t i = 0; i < n; i++) {
-        int result = worker_create(&edge->workers[i], &setup, err);
+        setup.drops = drop_list_view(edge->drops, i);
+        result = worker_create(&edge->workers[i], &setup, err);
         if (result != 0)
             return result;
         edge->n_workers = i + 1;
@@ -298,6 +309,7 @@ static int edge_stop(struct edge *edge, int exit_code) {
     forwarder_stop(edge->forwarder, exit_code == 0 ? FORWARD_FLUSH_MS : 0);
     for (size_t i = 0; i < edge->n_workers; i++)
         worker_free(edge->workers[i]);
+    drop_list_stop(edge->drops);
     spool_free(edge->spool);
     if (edge->handles_ready) {
         uv_close((uv_handle_t *)&edge->spool_failed, NULL);

@@ -109,7 +109,7 @@ static bool token_of(const struct pixel_keys *keys, const struct text *path, str
     return key != NULL && token_open(key, bytes, token) == 0;
 }
 
-void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *classes,
+void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *classes, const struct drop_view *drops,
                   const struct http_request *request, pixel_address_fn address_of, const void *arg, int64_t wall_ms,
                   struct pixel_outcome *outcome) {
     struct token token;
@@ -130,6 +130,10 @@ void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *cla
     bytes_wipe(facts.address, sizeof facts.address);
     if (fetch == FETCH_SCANNER) {
         outcome->drop = EDGE_DROP_SCANNER;
+        return;
+    }
+    if (drop_view_holds(drops, token.tenant, token.pseudonym)) {
+        outcome->drop = EDGE_DROP_NOT_ALLOWED;
         return;
     }
     outcome->recorded = true;

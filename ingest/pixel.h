@@ -7,6 +7,7 @@
 #include "common/keys.h"
 #include "common/reasons.h"
 #include "common/tenant.h"
+#include "ingest/drop_list.h"
 #include "ingest/fetch_class.h"
 #include "ingest/http_request.h"
 
@@ -27,8 +28,9 @@ struct pixel_outcome {
 bool pixel_path(const struct text *path);
 // Finds out where a request came from.
 typedef void (*pixel_address_fn)(const void *arg, const struct http_request *request, uint8_t address[16]);
-// `wall_ms` is the moment of the request. The address is asked for only where a rule may look at it.
-void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *classes,
+// `wall_ms` is the moment of the request; `drops` knows the contacts that are not to be recorded. The address is asked
+// for only where a rule may look at it.
+void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *classes, const struct drop_view *drops,
                   const struct http_request *request, pixel_address_fn address_of, const void *arg, int64_t wall_ms,
                   struct pixel_outcome *outcome);
 

@@ -196,6 +196,7 @@ int worker_create(struct worker **out, const struct worker_setup *setup, struct 
         .spool = setup->spool,
         .trusted = setup->trusted,
         .metrics = setup->metrics,
+        .drops = setup->drops,
         .n_max = setup->connections_max,
     };
     if ((result = spool_port_add(setup->spool, on_spool, worker, &connections.port)) != 0) {

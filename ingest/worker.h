@@ -5,6 +5,7 @@
 #define OPENVEIL_WORKER_H
 
 #include "common/config.h"
+#include "ingest/drop_list.h"
 #include "ingest/edge_metrics.h"
 #include "ingest/peer_address.h"
 #include "ingest/snapshot.h"
@@ -18,6 +19,7 @@ struct worker_setup {
     const struct cidr_set *trusted;
     struct edge_metrics *metrics;
     size_t connections_max; // of this worker
+    struct drop_view drops; // likewise
     struct snapshot *keys;    // struct pixel_keys; a reference of its own is taken
     struct snapshot *classes; // struct fetch_classes; likewise
     void (*spool_failed)(void *arg); // from the worker's thread, once the spool's state is SPOOL_FAILED

@@ -20,6 +20,7 @@
 
 static struct pixel_keys *keys;
 static struct fetch_classes *classes;
+static struct drop_view drops;
 
 static int set_up(void **state) {
     (void)state;
@@ -83,7 +84,7 @@ static struct pixel_outcome decide(const char *path, const char *agent, const ch
     uint8_t address[16];
     assert_int_equal(ip_parse(from, address), 0);
     assert_true(pixel_path(&request.path));
-    pixel_decide(keys, classes, &request, give_address, address, wall_ms, &outcome);
+    pixel_decide(keys, classes, &drops, &request, give_address, address, wall_ms, &outcome);
     return outcome;
 }
 
@@ -110,6 +111,26 @@ static void the_fetch_is_classified(void **state) {
     struct pixel_outcome scanner = decide(path, "A Bot", NULL, "192.0.2.1", LATER_MS);
     assert_false(scanner.recorded);
     assert_int_equal(scanner.drop, EDGE_DROP_SCANNER);
+}
+
+static void who_left_is_not_recorded(void **state) {
+    (void)state;
+    static _Atomic bool in_use = true;
+    const char *path = "/p/" TOKEN ".gif";
+    struct drop_set *set;
+    struct err err;
+    assert_int_equal(drop_set_create(&set, 1, &err), 0);
+    drops = (struct drop_view){.in_use = &in_use, .reader = drop_set_reader(set, 0)};
+    assert_true(decide(path, "Mail", NULL, "192.0.2.1", LATER_MS).recorded);
+    assert_int_equal(drop_set_add(set, TENANT, PSEUDONYM), 0);
+    struct pixel_outcome dropped = decide(path, "Mail", NULL, "192.0.2.1", LATER_MS);
+    assert_false(dropped.recorded);
+    assert_int_equal(dropped.drop, EDGE_DROP_NOT_ALLOWED);
+    assert_int_equal(decide(path, "A Bot", NULL, "192.0.2.1", LATER_MS).drop, EDGE_DROP_SCANNER);
+    in_use = false;
+    assert_true(decide(path, "Mail", NULL, "192.0.2.1", LATER_MS).recorded);
+    drops = (struct drop_view){0};
+    drop_set_free(set);
 }
 
 static void the_minute_of_sending(void **state) {
@@ -177,6 +198,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_good_token_becomes_an_event), cmocka_unit_test(the_fetch_is_classified),
         cmocka_unit_test(the_minute_of_sending),         cmocka_unit_test(everything_else_is_one_drop),
+        cmocka_unit_test(who_left_is_not_recorded),
         cmocka_unit_test(which_paths_are_pixels),        cmocka_unit_test(the_address_is_asked_for_where_a_rule_needs_it),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
