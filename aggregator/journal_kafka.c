@@ -270,10 +270,12 @@ static int offsets_of(struct kafka_session *session, const struct batch *batch, 
 
 static rd_kafka_resp_err_t produce(struct kafka_session *session, const struct batch_record *record, int64_t timestamp) {
     const char *topic = record->release ? session->config->kafka_topic_releases : session->config->kafka_topic_state;
+    // A line goes where its key hashes to; state lies in the partition that it is the state of.
+    int32_t partition = record->release ? RD_KAFKA_PARTITION_UA : (int32_t)record->partition;
     void *value = record->value_len == 0 ? NULL : (void *)(uintptr_t)record->value;
     for (;;) {
         rd_kafka_resp_err_t code = rd_kafka_producev(
-            session->producer, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION((int32_t)record->partition),
+            session->producer, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition),
             RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_KEY(record->key, record->key_len),
             RD_KAFKA_V_VALUE(value, record->value_len), RD_KAFKA_V_TIMESTAMP(timestamp), RD_KAFKA_V_END);
         // A full queue is normal. It empties, or the transaction times out and the next call says so.

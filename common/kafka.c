@@ -394,7 +394,8 @@ static int topic_ensure_once(rd_kafka_t *rk, const struct config *config, const 
     }
     if (rc == ERR_NOT_FOUND)
         return err_set(err, ERR_UNREACHABLE, "the topic %s is not there yet", plan->name);
-    if (rc != 0)
+    // Released lines are anonymous and keyed: whoever made that topic may have chosen its partitions and retention.
+    if (rc != 0 || plan->topic == KAFKA_RELEASES)
         return rc;
     rc = topic_partitions_check(rk, config, plan, timeout_ms, err);
     return rc == 0 ? facts_check(plan, &facts, err) : rc;

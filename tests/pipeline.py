@@ -229,6 +229,8 @@ class Pipeline:
         self.mail_day(LAST_DAY, late)
         self.stack.wait_for_day(CLEAN_DAY, 0.02)
         self.check_releases()
+        if self.kafka:
+            self.check_topics()
         self.check_accounting()
         self.check_cleaning()
         self.check_withdrawal_at_once()
@@ -261,6 +263,20 @@ class Pipeline:
                     self.assertLess(abs(cell["contacts"] - true), NOISE_BOUND, cell)
             with open(path, encoding="utf-8") as text:
                 self.outputs.append(text.read())
+
+    def check_topics(self):
+        """In Kafka the released lines are the files' bytes, and no timestamp is more precise than a day."""
+        def read(topic, fields):
+            return subprocess.run(["kcat", "-C", "-e", "-q", "-b", f"127.0.0.1:{self.stack.kafka_port}", "-t", topic,
+                                   "-X", "isolation.level=read_committed", "-f", fields],
+                                  check=True, stdout=subprocess.PIPE, timeout=60).stdout.decode()
+        lines = dict(row.split("\t", 1) for row in read("openveil.releases", "%k\t%s\n").splitlines())
+        for period in DAYS:
+            with open(self.stack.path("releases", str(TENANT), f"deliverability-{period}.json"), encoding="utf-8") as text:
+                self.assertEqual(lines[f"{TENANT}/deliverability/{period}"] + "\n", text.read())
+        for topic in ("openveil.events", "openveil.state", "openveil.releases"):
+            times = {int(row) for row in read(topic, "%T\n").splitlines()}
+            self.assertTrue(all(time_ms % 86400000 == 0 for time_ms in times), topic)
 
     def check_accounting(self):
         for day in DAYS + [LAST_DAY]:
