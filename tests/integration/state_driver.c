@@ -1,5 +1,5 @@
-// Writes an aggregator's state for test_commands.py and test_verify.py: `state_driver CONFIG` reads records from standard input, one a
-// line, and commits them to the local journal in one go. Days are YYYY-MM-DD, or - for none:
+// Writes an aggregator's state for test_commands.py and test_verify.py: `state_driver CONFIG` reads records from standard
+// input, one a line, and commits them to the local journal in one go. Days are YYYY-MM-DD, or - for none:
 //   meta                               in every partition
 //   edge NAME REGISTERED CLOSED        in every partition
 //   day DAY FLAGS                      in every partition
