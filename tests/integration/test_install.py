@@ -110,6 +110,16 @@ class Installed(unittest.TestCase):
         self.addCleanup(shutil.rmtree, os.path.dirname(path), ignore_errors=True)
         return path
 
+    def test_units_hide_keys(self):
+        hidden = {"openveil-ingest.service": "/etc/openveil/keys/contact.key",
+                  "openveil-aggregator.service": "/etc/openveil/keys"}
+        self.assertEqual(set(hidden), set(SERVICES))
+        for name, path in hidden.items():
+            with open(self.unit(name), encoding="utf-8") as unit:
+                lines = unit.read().splitlines()
+            self.assertIn(f"InaccessiblePaths=-{path}", lines)
+            self.assertIn("LimitCORE=0", lines)
+
     @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
     def test_systemd_understands_the_units(self):
         for name in SERVICES:
