@@ -216,6 +216,8 @@ def run(stack, options):
 def check_ground(options):
     if stacks.port_taken(options.port):
         raise stacks.StackError(f"port {options.port} is in use: stop what listens there, or use --port N")
+    if options.dir and os.path.isdir(options.dir) and os.listdir(options.dir):
+        raise stacks.StackError(f"{options.dir} is not empty: a rehearsal begins in a directory of its own")
     if shutil.which("redis-server") is None:
         raise stacks.StackError("redis-server is missing: run deploy/install-deps")
 
@@ -223,6 +225,7 @@ def check_ground(options):
 def main():
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the caller had it ignored
     directory = options.dir or tempfile.mkdtemp(prefix="openveil-quickstart-")
     stack = None
     try:
