@@ -129,9 +129,14 @@ static const struct cli_option audit_options[] = {
 const struct cli_command cmd_audit = {
     .words = "audit",
     .args = "",
-    .summary = "check that every request of a closed day ended in exactly one place",
-    .description = "Exit status: 0 every identity is met, 1 one is not, 2 the day is still open or was never\n"
-                   "measured, 69 the aggregator's state cannot be read.",
+    .summary = "check that every request of a closed day ended in exactly one place, or that nothing is kept too long",
+    .description =
+        "With --day. Exit status: 0 every identity is met, 1 one is not, 2 the day is still open or was never\n"
+        "measured, 69 the aggregator's state cannot be read.\n\n"
+        "With --retention: last-open days, open windows and ledgers in the aggregator's state; spool, inbox,\n"
+        "journal and released lines on this machine; the events topic. Nothing is changed. Run it on every machine\n"
+        "with an edge or an aggregator. Exit status: 0 nothing is over its limit, 1 something is, 69 something\n"
+        "cannot be read.",
     .options = audit_options,
     .n_options = ARRAY_LEN(audit_options),
     .run = run_audit,
