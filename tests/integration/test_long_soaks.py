@@ -1,0 +1,17 @@
+"""The soaks with a tenth of their counts: see ../soak."""
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "soaks"))
+import soak_edge_kill  # noqa: E402
+from soak_world import in_directory  # noqa: E402
+
+
+class Soaks(unittest.TestCase):
+    def test_the_edge_is_killed(self):
+        in_directory(soak_edge_kill.soak, 20, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
