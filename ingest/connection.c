@@ -4,9 +4,11 @@
 #include "common/hmac.h"
 #include "ingest/pixel.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 static void connection_resume(struct connection *c);
 
@@ -84,25 +86,18 @@ static void on_written(uv_write_t *write, int status) {
         connection_resume(c);
 }
 
-// True when all has been taken. A client that does not take it gets the rest from a copy, within write_timeout_ms.
-static bool connection_write(struct connection *c, const uv_buf_t *bufs, unsigned n) {
-    size_t total = 0;
-    CHECK(c->rest == NULL && n > 0);
-    for (unsigned i = 0; i < n; i++)
-        total += bufs[i].len;
-    int result = uv_try_write((uv_stream_t *)&c->tcp, bufs, n);
-    size_t sent = result > 0 ? (size_t)result : 0;
-    if (sent == total)
-        return true;
-    if ((result < 0 && result != UV_EAGAIN) || (c->rest = malloc(total - sent)) == NULL) {
-        connection_close(c);
-        return false;
-    }
+// What the client did not take at once, from a copy, within write_timeout_ms; `sent` bytes of `bufs` are on their way.
+static void write_rest(struct connection *c, const struct iovec *bufs, size_t n, size_t sent, size_t total) {
     size_t copied = 0, skip = sent;
-    for (unsigned i = 0; i < n; i++) {
-        size_t skipped = skip < bufs[i].len ? skip : bufs[i].len;
-        memcpy(c->rest + copied, bufs[i].base + skipped, bufs[i].len - skipped);
-        copied += bufs[i].len - skipped;
+    c->rest = malloc(total - sent);
+    if (c->rest == NULL) {
+        connection_close(c);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t skipped = skip < bufs[i].iov_len ? skip : bufs[i].iov_len;
+        memcpy(c->rest + copied, (const char *)bufs[i].iov_base + skipped, bufs[i].iov_len - skipped);
+        copied += bufs[i].iov_len - skipped;
         skip -= skipped;
     }
     CHECK(copied == total - sent && skip == 0);
@@ -114,6 +109,24 @@ static bool connection_write(struct connection *c, const uv_buf_t *bufs, unsigne
         c->rest = NULL;
         connection_close(c);
     }
+}
+
+// True when all has been taken. The socket's own call: uv_try_write would do the same at more cost, and nothing of ours
+// waits in the stream.
+static bool connection_write(struct connection *c, struct iovec *bufs, size_t n) {
+    size_t total = 0;
+    CHECK(c->rest == NULL && n > 0);
+    for (size_t i = 0; i < n; i++)
+        total += bufs[i].iov_len;
+    const struct msghdr message = {.msg_iov = bufs, .msg_iovlen = n};
+    ssize_t sent = n == 1 ? send(c->fd, bufs[0].iov_base, bufs[0].iov_len, MSG_NOSIGNAL)
+                          : sendmsg(c->fd, &message, MSG_NOSIGNAL);
+    if (sent == (ssize_t)total)
+        return true;
+    if (sent < 0 && errno != EAGAIN && errno != EINTR)
+        connection_close(c);
+    else
+        write_rest(c, bufs, n, sent < 0 ? 0 : (size_t)sent, total);
     return false;
 }
 
@@ -123,7 +136,7 @@ static void answer_error(struct connection *c, int status) {
     reply_heads_update(&set->heads, &set->setup.config->clock);
     reply_error(&set->heads, status, &reply);
     edge_tally_status(&set->tally, status, 1);
-    uv_buf_t buf = uv_buf_init(reply.bytes, (unsigned)reply.len);
+    struct iovec buf = {.iov_base = reply.bytes, .iov_len = reply.len};
     c->close_after = true;
     if (connection_write(c, &buf, 1))
         connection_finish(c, true);
@@ -133,7 +146,7 @@ static void answer_head(struct connection *c, enum reply_style style) {
     struct connection_set *set = c->set;
     reply_heads_update(&set->heads, &set->setup.config->clock);
     edge_tally_status(&set->tally, 200, 1);
-    uv_buf_t buf = uv_buf_init(set->heads.pixel[style].bytes, (unsigned)reply_head_len(&set->heads, style));
+    struct iovec buf = {.iov_base = set->heads.pixel[style].bytes, .iov_len = reply_head_len(&set->heads, style)};
     c->close_after = style == REPLY_CLOSE;
     if (connection_write(c, &buf, 1) && c->close_after)
         connection_finish(c, true);
@@ -148,7 +161,7 @@ void connection_answer(struct connection *c) {
     CHECK(n > 0 && n <= ANSWERS_MAX && connection_is_open(c));
     for (unsigned i = 0; i < n; i++) {
         struct reply *reply = &set->heads.pixel[i + 1 == n && c->close_after ? REPLY_CLOSE : c->style];
-        set->answers[i] = uv_buf_init(reply->bytes, (unsigned)reply->len);
+        set->answers[i] = (struct iovec){.iov_base = reply->bytes, .iov_len = reply->len};
     }
     edge_tally_status(&set->tally, 200, n);
     c->n_waiting = 0;
@@ -185,8 +198,12 @@ static bool outcome_add(struct connection *c, const struct http_request *request
     if (c->n_waiting > 0 && c->style != style)
         return false;
     struct pixel_outcome outcome;
+    if (set->wall_iteration != set->iteration) {
+        set->wall_iteration = set->iteration;
+        set->wall_ms = clock_now_ms(&set->setup.config->clock);
+    }
     pixel_decide(set->keys->object, set->classes->object, &set->setup.drops, request, request_address, c,
-                 clock_now_ms(&set->setup.config->clock), &outcome);
+                 set->wall_ms, &outcome);
     uint64_t ticket = outcome.recorded ? spool_add_event(set->setup.port, &outcome.event)
                                        : spool_add_drop(set->setup.port, outcome.drop);
     if (outcome.recorded)

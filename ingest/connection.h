@@ -12,6 +12,7 @@
 #include "ingest/reply.h"
 
 #include <sys/queue.h>
+#include <sys/uio.h>
 
 // What one read may bring, and what one connection may have unparsed. Buffers lie in one mapping that takes memory only
 // where bytes were written, so most connections cost none.
@@ -27,6 +28,7 @@ struct connection {
         uv_write_t write;
         uv_shutdown_t shutdown;
     } request;
+    int fd; // tcp's
     struct connection_set *set;
     TAILQ_ENTRY(connection) link;
     uint64_t deadline_ms; // on the loop's clock
@@ -59,6 +61,8 @@ struct connection_set {
     size_t n_touched; // slots that were ever used
     size_t n_open;
     uint64_t iteration;
+    uint64_t wall_iteration; // in which wall_ms was read: one look at the clock will do
+    int64_t wall_ms;
     uint64_t n_outcomes; // ever
     bool to_submit;
     bool draining;
@@ -66,7 +70,7 @@ struct connection_set {
     struct connection_list lists[LISTS];
     struct edge_tally tally;
     struct reply_heads heads;
-    uv_buf_t answers[ANSWERS_MAX];
+    struct iovec answers[ANSWERS_MAX];
     char input[BUFFER_BYTES];
 };
 

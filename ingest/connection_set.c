@@ -29,6 +29,7 @@ void connection_set_open(struct connection_set *set, int fd) {
         return;
     }
     c->set = set;
+    c->fd = fd;
     c->tcp.data = c;
     CHECK(uv_tcp_init(set->setup.loop, &c->tcp) == 0);
     set->n_open++;
@@ -138,6 +139,7 @@ int connection_set_create(struct connection_set **out, const struct connection_s
     for (int list = 0; list < LISTS; list++)
         TAILQ_INIT(&set->lists[list]);
     reply_heads_init(&set->heads);
+    set->iteration = 1;
     set->slots = calloc(setup->n_max, sizeof *set->slots);
     set->buffers = mmap(NULL, setup->n_max * BUFFER_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -289,7 +289,7 @@ static void search_agent(const struct fetch_classes *classes, const struct fetch
     uint32_t state = 0;
     for (size_t i = 0; i < agent->len; i++) {
         state = word_search_step(search, state, agent->at[i]);
-        for (uint16_t word = word_search_hit(search, state); word != WORD_SEARCH_NONE; word = search->hit_after[word])
+        for (uint16_t word = word_search_hit(search, &state); word != WORD_SEARCH_NONE; word = search->hit_after[word])
             note_word(classes, facts, agent, word, i + 1, found);
     }
 }

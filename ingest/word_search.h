@@ -30,13 +30,17 @@ void word_search_free(struct word_search *search);
 
 // for (state = 0, i = 0; i < len; i++) {
 //     state = word_search_step(search, state, text[i]);
-//     for (word = word_search_hit(search, state); word != WORD_SEARCH_NONE; word = search->hit_after[word]) … ends at i
+//     for (word = word_search_hit(search, &state); word != WORD_SEARCH_NONE; word = search->hit_after[word]) … ends at i
 // }
 static inline uint32_t word_search_step(const struct word_search *search, uint32_t state, char byte) {
-    return search->states[(state & ~WORD_SEARCH_HIT) + search->class_of[(uint8_t)byte]];
+    return search->states[state + search->class_of[(uint8_t)byte]];
 }
-static inline uint16_t word_search_hit(const struct word_search *search, uint32_t state) {
-    return state & WORD_SEARCH_HIT ? (uint16_t)search->states[state & ~WORD_SEARCH_HIT] : WORD_SEARCH_NONE;
+// Where there are hits, and only there, it takes their mark from the state, which the next step must not see.
+static inline uint16_t word_search_hit(const struct word_search *search, uint32_t *state) {
+    if (__builtin_expect(!(*state & WORD_SEARCH_HIT), 1))
+        return WORD_SEARCH_NONE;
+    *state &= ~WORD_SEARCH_HIT;
+    return (uint16_t)search->states[*state];
 }
 
 #endif
