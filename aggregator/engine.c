@@ -26,8 +26,8 @@ bool partition_put(struct partition *partition, size_t key_len, const uint8_t *k
     CHECK(partition->state != NULL && value_len > 0);
     int rc = state_change(partition->state, engine->filling, partition->number, key, key_len, engine->value, value_len);
     if (rc == ERR_LIMIT)
-        engine_fail(engine, "partition %" PRIu32 " has more contacts than [aggregator] contacts_max: raise it and start again",
-                    partition->number);
+        engine_fail(engine, "there are more contacts than [aggregator] contacts_max = %" PRIu64 ": raise it and start again",
+                    engine->contacts.contacts_max);
     else if (rc != 0)
         engine_fail(engine, "no memory for the state of partition %" PRIu32, partition->number);
     else
@@ -296,6 +296,7 @@ int engine_create(struct engine **out, const struct engine_parts *parts, struct 
     engine->parts = *parts;
     engine->loop = parts->loop;
     engine->config = parts->config;
+    engine->contacts.contacts_max = parts->config->aggregator_contacts_max;
     engine->n_partitions = (uint32_t)parts->config->kafka_partitions;
     if (engine->parts.noise == NULL)
         engine->parts.noise = &noise_of_the_kernel;

@@ -8,7 +8,8 @@
 #include <string.h>
 
 #define NOT_ASKED UINT32_MAX
-#define PREFETCH_AHEAD 16
+#define PREFETCH_FAR 32
+#define PREFETCH_NEAR 16
 
 // ---- what is known of an event --------------------------------------------------------------------------------------
 
@@ -86,8 +87,10 @@ static void block_choose(struct block *block, struct partition *partition) {
         const struct event *event = &block->events[i];
         struct facts facts;
         struct decision decision;
-        if (i + PREFETCH_AHEAD < block->n_events)
-            last_open_prefetch(table, block->events[i + PREFETCH_AHEAD].tenant, block->events[i + PREFETCH_AHEAD].pseudonym);
+        if (i + PREFETCH_FAR < block->n_events)
+            last_open_prefetch_far(table, event[PREFETCH_FAR].tenant, event[PREFETCH_FAR].pseudonym);
+        if (i + PREFETCH_NEAR < block->n_events)
+            last_open_prefetch_near(table, event[PREFETCH_NEAR].tenant, event[PREFETCH_NEAR].pseudonym);
         facts_find(&finder, event, &facts);
         decide_event(event, &facts, &decision);
         block->query_of[i] = NOT_ASKED;

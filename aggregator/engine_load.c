@@ -1,6 +1,7 @@
 // Loading a partition: the journal's records on a worker thread, then what a partition must have before it runs.
 #include "aggregator/engine_parts.h"
 
+#include "aggregator/state_load.h"
 #include "common/files.h"
 
 #include <inttypes.h>
@@ -14,6 +15,7 @@ struct load {
     struct engine *engine;
     uint32_t number;
     struct state *state;
+    struct state_load records;
     struct publisher *unpublished; // lines without a file; never run, only carried
     int64_t position;
     int rc;
@@ -41,7 +43,7 @@ static int line_keep(struct load *load, const struct record_key *key, const uint
 static int load_record(void *arg, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len) {
     struct load *load = arg;
     struct record_key at;
-    int rc = state_apply(load->state, key, key_len, value, value_len);
+    int rc = state_load_record(&load->records, key, key_len, value, value_len);
     if (rc == 0 && key[0] == RECORD_RELEASE && value_len > 0 && key_decode(key, key_len, &at) == 0)
         rc = line_keep(load, &at, value, value_len);
     return rc;
@@ -57,10 +59,13 @@ static int load_progress(void *arg, uint64_t done, uint64_t total) {
 static void load_on_worker(uv_work_t *work) {
     struct load *load = work->data;
     struct journal *journal = load->engine->parts.journal;
-    load->rc = state_create(&load->state, load->engine->config->aggregator_contacts_max);
+    load->rc = state_create_within(&load->state, &load->engine->contacts, 0);
+    load->records.state = load->state;
     if (load->rc == 0)
         load->rc =
             journal->ops->load(journal, load->number, load_record, load_progress, load, &load->position, &load->err);
+    if (load->rc == 0)
+        load->rc = state_load_end(&load->records);
 }
 
 // ---- what a partition must have -------------------------------------------------------------------------------------
@@ -189,6 +194,20 @@ static void partition_run(struct partition *partition, struct load *load) {
     engine_schedule(engine);
 }
 
+static void load_failed(struct partition *partition, const struct load *load) {
+    struct engine *engine = partition->engine;
+    if (load->rc == ERR_LIMIT) {
+        engine_fail(engine,
+                    "the stored state has more contacts than [aggregator] contacts_max = %" PRIu64 ": partition %" PRIu32
+                    " alone has about %" PRIu64 " records, and others hold %" PRIu64 " contacts; raise it and start again",
+                    engine->contacts.contacts_max, load->number, atomic_load(&load->total),
+                    atomic_load(&engine->contacts.taken) - last_open_count(state_last_open(load->state)));
+        return;
+    }
+    engine_fail(engine, "cannot load the state of partition %" PRIu32 ": %s", load->number,
+                load->rc == ERR_CORRUPT && load->err.text[0] == '\0' ? "a record is not of this version" : load->err.text);
+}
+
 static void load_after(uv_work_t *work, int status) {
     struct load *load = work->data;
     struct engine *engine = load->engine;
@@ -204,10 +223,7 @@ static void load_after(uv_work_t *work, int status) {
         partition->load_wanted = true;
         partition->load_at_ms = clock_monotonic_ms() + LOAD_RETRY_MS;
     } else if (wanted) {
-        engine_fail(engine, "cannot load the state of partition %" PRIu32 ": %s", load->number,
-                    load->rc == ERR_LIMIT     ? "it has more contacts than [aggregator] contacts_max"
-                    : load->rc == ERR_CORRUPT && load->err.text[0] == '\0' ? "a record is not of this version"
-                                                                           : load->err.text);
+        load_failed(partition, load);
     }
     load_free(load);
     loads_start(engine);

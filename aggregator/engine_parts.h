@@ -94,6 +94,7 @@ struct engine {
     struct engine_parts parts;
     uv_loop_t *loop;
     const struct config *config;
+    struct last_open_limit contacts; // over all partitions
     struct tenant_table *tenants;
     uint32_t *tenant_partitions; // by index of the table
     uint64_t tenants_serial; // grows with every reload

@@ -1,35 +1,56 @@
 #include "aggregator/last_open.h"
 
-#define SLOTS_FIRST 1024
+#include "aggregator/bucket_pool.h"
+#include "aggregator/contact_hash.h"
 
-struct slot {
-    uint64_t pseudonym;
-    uint32_t tenant;
-    uint16_t day; // 0: free, because day 0 is no day of an open
-    uint8_t frozen_age;
-    uint8_t unused;
+#include <string.h>
+
+// Contacts a bucket, on average, above which the tenant gets one more. While a round of splits is under way, buckets hold
+// between half of it and twice as many.
+#define BUCKET_MEAN 64
+// An entry: what the bucket does not say of the contact's hash, then 16 bits of day and 3 of age. As numbers, entries of
+// a bucket ascend.
+#define VALUE_BITS 19
+// Entries of fewer bytes would be read past their slot's owner.
+#define ENTRY_BYTES_MIN 8
+#define WALK_MAX 12
+#define GROUP 32 // look-ups under way at once
+#define SHARE_MAX 1024
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "entries are read as little-endian numbers");
+
+typedef unsigned __int128 entry; // of which the lower entry_bytes are stored
+
+struct bucket {
+    uint32_t ref; // POOL_NONE where n is 0
+    uint32_t n;
 };
-_Static_assert(sizeof(struct slot) == 16, "a slot has 16 bytes");
+
+// A tenant's buckets. Bucket i of 2^k holds the contacts whose hash begins with the k bits of i, reversed; where their
+// number is between two powers of two, the first ones are split already.
+struct contacts {
+    uint32_t tenant;
+    uint32_t n_buckets, room;
+    struct bucket *buckets;
+    uint64_t count;
+};
 
 struct last_open_table {
-    struct slot *slots;
-    uint64_t n_slots; // a power of two
+    struct contacts *tenants; // never removed, so that a walk's place stays one
+    uint32_t n_tenants, tenants_room;
+    uint32_t *tenant_slots; // open addressing; place + 1
+    uint32_t n_slots;       // a power of two
     uint64_t count;
-    uint64_t contacts_max;
+    struct bucket_pool pool;
+    struct last_open_limit *limit;
+    uint64_t share; // of the limit: taken, and not used yet
 };
 
-int last_open_table_create(struct last_open_table **out, uint64_t contacts_max) {
-    CHECK(contacts_max > 0);
+int last_open_table_create(struct last_open_table **out, struct last_open_limit *limit) {
+    CHECK(limit->contacts_max > 0);
     struct last_open_table *table = calloc(1, sizeof *table);
     if (table == NULL)
         return ERR_NOMEM;
-    table->n_slots = SLOTS_FIRST;
-    table->contacts_max = contacts_max;
-    table->slots = calloc(table->n_slots, sizeof *table->slots);
-    if (table->slots == NULL) {
-        free(table);
-        return ERR_NOMEM;
-    }
+    table->limit = limit;
     *out = table;
     return 0;
 }
@@ -37,110 +58,478 @@ int last_open_table_create(struct last_open_table **out, uint64_t contacts_max) 
 void last_open_table_free(struct last_open_table *table) {
     if (table == NULL)
         return;
-    free(table->slots);
+    atomic_fetch_sub(&table->limit->taken, table->count + table->share);
+    for (uint32_t i = 0; i < table->n_tenants; i++)
+        free(table->tenants[i].buckets);
+    bucket_pool_free(&table->pool);
+    free(table->tenants);
+    free(table->tenant_slots);
     free(table);
-}
-
-// Where a contact's probing begins. The pseudonym is a keyed hash already; the multiplication spreads test data too.
-static uint64_t slot_home(uint64_t n_slots, uint32_t tenant, uint64_t pseudonym) {
-    uint64_t mixed = (pseudonym ^ ((uint64_t)tenant << 32 | tenant)) * 0x9e3779b97f4a7c15;
-    return (mixed ^ mixed >> 32) & (n_slots - 1);
-}
-
-// The contact's slot, or the free one where it would go.
-static uint64_t slot_find(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
-    uint64_t at = slot_home(table->n_slots, tenant, pseudonym);
-    for (;;) {
-        const struct slot *slot = &table->slots[at];
-        if (slot->day == 0 || (slot->pseudonym == pseudonym && slot->tenant == tenant))
-            return at;
-        at = (at + 1) & (table->n_slots - 1);
-    }
-}
-
-bool last_open_get(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym, struct last_open *out) {
-    const struct slot *slot = &table->slots[slot_find(table, tenant, pseudonym)];
-    if (slot->day == 0)
-        return false;
-    *out = (struct last_open){.day = slot->day, .frozen_age = slot->frozen_age};
-    return true;
-}
-
-static int table_grow(struct last_open_table *table) {
-    struct last_open_table larger = *table;
-    larger.n_slots = table->n_slots * 2;
-    larger.slots = calloc(larger.n_slots, sizeof *larger.slots);
-    if (larger.slots == NULL)
-        return ERR_NOMEM;
-    for (uint64_t i = 0; i < table->n_slots; i++) {
-        const struct slot *slot = &table->slots[i];
-        if (slot->day != 0)
-            larger.slots[slot_find(&larger, slot->tenant, slot->pseudonym)] = *slot;
-    }
-    free(table->slots);
-    *table = larger;
-    return 0;
-}
-
-int last_open_put(struct last_open_table *table, uint32_t tenant, uint64_t pseudonym, struct last_open value) {
-    CHECK(value.day != 0);
-    uint64_t at = slot_find(table, tenant, pseudonym);
-    if (table->slots[at].day == 0) {
-        if (table->count >= table->contacts_max)
-            return ERR_LIMIT;
-        if ((table->count + 1) * 8 > table->n_slots * 7) {
-            int rc = table_grow(table);
-            if (rc != 0)
-                return rc;
-            at = slot_find(table, tenant, pseudonym);
-        }
-        table->count++;
-    }
-    table->slots[at] =
-        (struct slot){.pseudonym = pseudonym, .tenant = tenant, .day = value.day, .frozen_age = value.frozen_age};
-    return 0;
-}
-
-void last_open_erase(struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
-    uint64_t mask = table->n_slots - 1;
-    uint64_t hole = slot_find(table, tenant, pseudonym);
-    if (table->slots[hole].day == 0)
-        return;
-    CHECK(table->count > 0);
-    table->count--;
-    // Close the hole: move back every follower whose probing would have met it.
-    for (uint64_t at = (hole + 1) & mask; table->slots[at].day != 0; at = (at + 1) & mask) {
-        const struct slot *slot = &table->slots[at];
-        uint64_t home = slot_home(table->n_slots, slot->tenant, slot->pseudonym);
-        if (((at - home) & mask) < ((at - hole) & mask))
-            continue;
-        table->slots[hole] = *slot;
-        hole = at;
-    }
-    table->slots[hole] = (struct slot){0};
 }
 
 uint64_t last_open_count(const struct last_open_table *table) {
     return table->count;
 }
 
-void last_open_prefetch(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
-    __builtin_prefetch(&table->slots[slot_home(table->n_slots, tenant, pseudonym)]);
+uint64_t last_open_bytes(const struct last_open_table *table) {
+    uint64_t bytes = sizeof *table + bucket_pool_bytes(&table->pool) + table->n_slots * sizeof *table->tenant_slots +
+                     table->tenants_room * sizeof *table->tenants;
+    for (uint32_t i = 0; i < table->n_tenants; i++)
+        bytes += table->tenants[i].room * sizeof *table->tenants[i].buckets;
+    return bytes;
 }
 
-// From the top downwards, because erasing moves contacts downwards only (but where probing wraps around).
+// ---- tenants --------------------------------------------------------------------------------------------------------
+
+static uint32_t tenant_slot(const struct last_open_table *table, uint32_t tenant) {
+    uint32_t mask = table->n_slots - 1;
+    uint32_t at = (tenant * 0x9e3779b1u) >> 7 & mask;
+    while (table->tenant_slots[at] != 0 && table->tenants[table->tenant_slots[at] - 1].tenant != tenant)
+        at = (at + 1) & mask;
+    return at;
+}
+
+static struct contacts *tenant_find(const struct last_open_table *table, uint32_t tenant) {
+    if (table->n_slots == 0)
+        return NULL;
+    uint32_t place = table->tenant_slots[tenant_slot(table, tenant)];
+    return place == 0 ? NULL : &table->tenants[place - 1];
+}
+
+uint64_t last_open_count_of(const struct last_open_table *table, uint32_t tenant) {
+    const struct contacts *contacts = tenant_find(table, tenant);
+    return contacts == NULL ? 0 : contacts->count;
+}
+
+static int tenant_slots_grow(struct last_open_table *table) {
+    uint32_t larger = table->n_slots == 0 ? 8 : table->n_slots * 2;
+    uint32_t *slots = calloc(larger, sizeof *slots);
+    if (slots == NULL)
+        return ERR_NOMEM;
+    free(table->tenant_slots);
+    table->tenant_slots = slots;
+    table->n_slots = larger;
+    for (uint32_t i = 0; i < table->n_tenants; i++)
+        slots[tenant_slot(table, table->tenants[i].tenant)] = i + 1;
+    return 0;
+}
+
+static int tenant_obtain(struct last_open_table *table, uint32_t tenant, struct contacts **out) {
+    *out = tenant_find(table, tenant);
+    if (*out != NULL)
+        return 0;
+    if (table->n_tenants == table->tenants_room) {
+        uint32_t room = table->tenants_room + table->tenants_room / 4 + 4;
+        struct contacts *moved = realloc(table->tenants, room * sizeof *moved);
+        if (moved == NULL)
+            return ERR_NOMEM;
+        table->tenants = moved;
+        table->tenants_room = room;
+    }
+    if ((table->n_tenants + 1) * 2 > table->n_slots && tenant_slots_grow(table) != 0)
+        return ERR_NOMEM;
+    struct bucket *first = malloc(sizeof *first);
+    if (first == NULL)
+        return ERR_NOMEM;
+    *first = (struct bucket){.ref = POOL_NONE};
+    table->tenant_slots[tenant_slot(table, tenant)] = table->n_tenants + 1;
+    *out = &table->tenants[table->n_tenants++];
+    **out = (struct contacts){.tenant = tenant, .n_buckets = 1, .room = 1, .buckets = first};
+    return 0;
+}
+
+// ---- entries and buckets --------------------------------------------------------------------------------------------
+
+// A bucket of a tenant, and how its entries look.
+struct place {
+    struct bucket *bucket;
+    uint8_t *bytes; // NULL: empty
+    uint64_t rest;  // of the hash in question
+    unsigned bits;  // of the hash that the bucket says
+    unsigned width; // of an entry, in bytes
+};
+
+static unsigned entry_width(unsigned bits) {
+    unsigned bytes = (64 - bits + VALUE_BITS + 7) / 8;
+    return bytes < ENTRY_BYTES_MIN ? ENTRY_BYTES_MIN : bytes;
+}
+
+static uint64_t hash_rest(uint64_t hash, unsigned bits) {
+    return hash & (UINT64_MAX >> bits);
+}
+
+static entry entry_make(uint64_t rest, struct last_open value) {
+    CHECK(value.day != 0 && value.frozen_age < 8);
+    return (entry)rest << VALUE_BITS | (entry)((uint32_t)value.day << 3 | value.frozen_age);
+}
+
+static inline entry entry_read(const uint8_t *bytes, unsigned width, size_t at) {
+    entry read;
+    memcpy(&read, bytes + at * width, sizeof read);
+    return read & (((entry)1 << width * 8) - 1);
+}
+
+static void entry_write(uint8_t *bytes, unsigned width, size_t at, entry written) {
+    memcpy(bytes + at * width, &written, width);
+}
+
+static uint64_t entry_rest(entry of) {
+    return (uint64_t)(of >> VALUE_BITS);
+}
+
+static struct last_open entry_value(entry of) {
+    return (struct last_open){.day = (uint16_t)(of >> 3), .frozen_age = (uint8_t)(of & 7)};
+}
+
+static uint32_t bits_reversed(uint32_t x) {
+    x = __builtin_bswap32(x);
+    x = (x & 0x0f0f0f0f) << 4 | (x >> 4 & 0x0f0f0f0f);
+    x = (x & 0x33333333) << 2 | (x >> 2 & 0x33333333);
+    return (x & 0x55555555) << 1 | (x >> 1 & 0x55555555);
+}
+
+static uint32_t bucket_number(uint32_t n_buckets, uint64_t hash, unsigned *bits) {
+    unsigned level = 31 - (unsigned)__builtin_clz(n_buckets);
+    uint32_t full = 1u << level, number = bits_reversed((uint32_t)(hash >> 32)) & (full * 2 - 1);
+    if (number >= n_buckets)
+        number -= full;
+    *bits = level + ((number & (full - 1)) < n_buckets - full);
+    return number;
+}
+
+static struct place place_of(const struct last_open_table *table, const struct contacts *contacts, uint64_t hash) {
+    struct place place;
+    place.bucket = &contacts->buckets[bucket_number(contacts->n_buckets, hash, &place.bits)];
+    place.width = entry_width(place.bits);
+    place.rest = hash_rest(hash, place.bits);
+    place.bytes = place.bucket->n == 0 ? NULL : bucket_pool_at(&table->pool, place.bucket->ref);
+    return place;
+}
+
+// Where in the bucket the contact would be if they lay evenly.
+static size_t place_guess(const struct place *place) {
+    return (size_t)((entry)place->rest * place->bucket->n >> (64 - place->bits));
+}
+
+// The first entry whose rest is not below the place's; near the guess, and never far from it for mixed hashes.
+static size_t place_search(const struct place *place) {
+    size_t low = 0, high = place->bucket->n;
+    if (high == 0)
+        return 0;
+    const entry wanted = (entry)place->rest << VALUE_BITS;
+    size_t at = place_guess(place);
+    if (entry_read(place->bytes, place->width, at) < wanted) {
+        low = at + 1;
+        for (int i = 0; i < WALK_MAX; i++, low++)
+            if (low == high || entry_read(place->bytes, place->width, low) >= wanted)
+                return low;
+    } else {
+        high = at;
+        for (int i = 0; i < WALK_MAX; i++, high--)
+            if (high == 0 || entry_read(place->bytes, place->width, high - 1) < wanted)
+                return high;
+    }
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (entry_read(place->bytes, place->width, middle) < wanted)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static bool place_get(const struct place *place, size_t at, struct last_open *value) {
+    if (at == place->bucket->n)
+        return false;
+    entry there = entry_read(place->bytes, place->width, at);
+    if (entry_rest(there) != place->rest)
+        return false;
+    *value = entry_value(there);
+    return true;
+}
+
+// ---- memory of buckets ----------------------------------------------------------------------------------------------
+
+static size_t bucket_units(size_t n, unsigned width) {
+    size_t units = (n * width + sizeof(struct bucket_owner) + POOL_UNIT - 1) / POOL_UNIT;
+    if (units > POOL_UNITS_MAX)
+        units = (units + POOL_UNITS_MAX - 1) / POOL_UNITS_MAX * POOL_UNITS_MAX;
+    return n == 0 ? 0 : units;
+}
+
+static void owner_set(const struct last_open_table *table, uint32_t ref, size_t units, struct bucket_owner owner) {
+    memcpy(bucket_pool_at(&table->pool, ref) + units * POOL_UNIT - sizeof owner, &owner, sizeof owner);
+}
+
+static void bucket_release(struct last_open_table *table, uint32_t ref, size_t units) {
+    struct bucket_owner owner;
+    if (units == 0 || !bucket_pool_release(&table->pool, units, ref))
+        return;
+    memcpy(&owner, bucket_pool_at(&table->pool, ref) + units * POOL_UNIT - sizeof owner, sizeof owner);
+    CHECK(owner.tenant < table->n_tenants && owner.bucket < table->tenants[owner.tenant].n_buckets);
+    table->tenants[owner.tenant].buckets[owner.bucket].ref = ref;
+}
+
+// Gives the bucket memory for n entries; those that it has and that fit stay.
+static int bucket_resize(struct last_open_table *table, const struct contacts *contacts, struct place *place, size_t n) {
+    struct bucket *bucket = place->bucket;
+    size_t units = bucket_units(bucket->n, place->width), wanted = bucket_units(n, place->width);
+    uint32_t old = bucket->ref, fresh = POOL_NONE;
+    if (units == wanted)
+        return 0;
+    if (wanted > 0) {
+        if (bucket_pool_take(&table->pool, wanted, &fresh) != 0)
+            return ERR_NOMEM;
+        const struct bucket_owner owner = {.tenant = (uint32_t)(contacts - table->tenants),
+                                           .bucket = (uint32_t)(bucket - contacts->buckets)};
+        if (units > 0)
+            memcpy(bucket_pool_at(&table->pool, fresh), bucket_pool_at(&table->pool, old),
+                   (n < bucket->n ? n : bucket->n) * place->width);
+        owner_set(table, fresh, wanted, owner);
+    }
+    bucket->ref = fresh;
+    bucket_release(table, old, units);
+    place->bytes = bucket->ref == POOL_NONE ? NULL : bucket_pool_at(&table->pool, bucket->ref);
+    return 0;
+}
+
+// ---- growth ---------------------------------------------------------------------------------------------------------
+
+static int buckets_reserve(struct contacts *contacts) {
+    if (contacts->n_buckets < contacts->room)
+        return 0;
+    uint32_t room = contacts->room + contacts->room / 8 + 1;
+    struct bucket *moved = realloc(contacts->buckets, room * sizeof *moved);
+    if (moved == NULL)
+        return ERR_NOMEM;
+    contacts->buckets = moved;
+    contacts->room = room;
+    return 0;
+}
+
+// A part of a split: entries from..to-1, one bit of the rest fewer, perhaps in fewer bytes.
+static void entries_copy(uint8_t *to_bytes, unsigned to_width, const struct place *old, size_t from, size_t to) {
+    const entry mask = ((entry)1 << (64 - old->bits - 1 + VALUE_BITS)) - 1;
+    for (size_t i = from; i < to; i++)
+        entry_write(to_bytes, to_width, i - from, entry_read(old->bytes, old->width, i) & mask);
+}
+
+// Splits the next bucket of the tenant. Its entries ascend, so the halves are its first and its last ones.
+static int contacts_split(struct last_open_table *table, struct contacts *contacts) {
+    if (contacts->n_buckets >= UINT32_MAX / 2 || buckets_reserve(contacts) != 0)
+        return ERR_NOMEM;
+    unsigned level = 31 - (unsigned)__builtin_clz(contacts->n_buckets);
+    uint32_t number = contacts->n_buckets - (1u << level);
+    struct place old = {.bucket = &contacts->buckets[number], .bits = level, .width = entry_width(level)};
+    old.bytes = old.bucket->n == 0 ? NULL : bucket_pool_at(&table->pool, old.bucket->ref);
+    old.rest = UINT64_C(1) << (63 - level);
+    uint32_t n = old.bucket->n, low_n = (uint32_t)place_search(&old), refs[2] = {POOL_NONE, POOL_NONE};
+    const uint32_t numbers[2] = {number, contacts->n_buckets}, counts[2] = {low_n, n - low_n};
+    unsigned width = entry_width(level + 1);
+    for (int half = 0; half < 2; half++) {
+        size_t units = bucket_units(counts[half], width);
+        if (units == 0)
+            continue;
+        if (bucket_pool_take(&table->pool, units, &refs[half]) != 0) {
+            if (refs[0] != POOL_NONE && half == 1) // it was the last of its size: none moves
+                CHECK(!bucket_pool_release(&table->pool, bucket_units(low_n, width), refs[0]));
+            return ERR_NOMEM;
+        }
+        owner_set(table, refs[half], units,
+                  (struct bucket_owner){.tenant = (uint32_t)(contacts - table->tenants), .bucket = numbers[half]});
+        entries_copy(bucket_pool_at(&table->pool, refs[half]), width, &old, half == 0 ? 0 : low_n, half == 0 ? low_n : n);
+    }
+    uint32_t old_ref = old.bucket->ref;
+    contacts->n_buckets++;
+    for (int half = 0; half < 2; half++)
+        contacts->buckets[numbers[half]] = (struct bucket){.ref = refs[half], .n = counts[half]};
+    bucket_release(table, old_ref, bucket_units(n, old.width));
+    return 0;
+}
+
+// ---- the limit ------------------------------------------------------------------------------------------------------
+
+static int share_reserve(struct last_open_table *table) {
+    struct last_open_limit *limit = table->limit;
+    if (table->share > 0)
+        return 0;
+    uint64_t wanted = limit->contacts_max / 65536;
+    wanted = wanted > SHARE_MAX ? SHARE_MAX : wanted == 0 ? 1 : wanted;
+    uint64_t taken = atomic_load(&limit->taken), more;
+    do {
+        if (taken >= limit->contacts_max)
+            return ERR_LIMIT;
+        more = limit->contacts_max - taken < wanted ? limit->contacts_max - taken : wanted;
+    } while (!atomic_compare_exchange_weak(&limit->taken, &taken, taken + more));
+    table->share = more;
+    return 0;
+}
+
+// What erasing leaves goes back, so that another table can have it.
+static void share_return(struct last_open_table *table) {
+    if (++table->share < 2 * SHARE_MAX)
+        return;
+    atomic_fetch_sub(&table->limit->taken, SHARE_MAX);
+    table->share -= SHARE_MAX;
+}
+
+// ---- contacts -------------------------------------------------------------------------------------------------------
+
+bool last_open_get(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym, struct last_open *out) {
+    const struct contacts *contacts = tenant_find(table, tenant);
+    if (contacts == NULL)
+        return false;
+    struct place place = place_of(table, contacts, contact_hash(pseudonym));
+    return place_get(&place, place_search(&place), out);
+}
+
+int last_open_put(struct last_open_table *table, uint32_t tenant, uint64_t pseudonym, struct last_open value) {
+    struct contacts *contacts;
+    struct last_open before;
+    uint64_t hash = contact_hash(pseudonym);
+    int rc = tenant_obtain(table, tenant, &contacts);
+    if (rc != 0)
+        return rc;
+    struct place place = place_of(table, contacts, hash);
+    size_t at = place_search(&place);
+    if (!place_get(&place, at, &before)) {
+        if ((rc = share_reserve(table)) != 0)
+            return rc;
+        if (contacts->count >= (uint64_t)contacts->n_buckets * BUCKET_MEAN) {
+            if ((rc = contacts_split(table, contacts)) != 0)
+                return rc;
+            place = place_of(table, contacts, hash);
+            at = place_search(&place);
+        }
+        if ((rc = bucket_resize(table, contacts, &place, (size_t)place.bucket->n + 1)) != 0)
+            return rc;
+        memmove(place.bytes + (at + 1) * place.width, place.bytes + at * place.width, (place.bucket->n - at) * place.width);
+        place.bucket->n++;
+        contacts->count++;
+        table->count++;
+        table->share--;
+    }
+    entry_write(place.bytes, place.width, at, entry_make(place.rest, value));
+    return 0;
+}
+
+int last_open_erase(struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
+    struct contacts *contacts = tenant_find(table, tenant);
+    if (contacts == NULL)
+        return 0;
+    struct place place = place_of(table, contacts, contact_hash(pseudonym));
+    size_t at = place_search(&place), left = place.bucket->n;
+    struct last_open before;
+    if (!place_get(&place, at, &before))
+        return 0;
+    CHECK(contacts->count > 0 && table->count > 0);
+    left -= at + 1;
+    memmove(place.bytes + at * place.width, place.bytes + (at + 1) * place.width, left * place.width);
+    if (bucket_resize(table, contacts, &place, (size_t)place.bucket->n - 1) != 0) {
+        memmove(place.bytes + (at + 1) * place.width, place.bytes + at * place.width, left * place.width);
+        entry_write(place.bytes, place.width, at, entry_make(place.rest, before));
+        return ERR_NOMEM;
+    }
+    place.bucket->n--;
+    contacts->count--;
+    table->count--;
+    share_return(table);
+    return 0;
+}
+
+// ---- many at once ---------------------------------------------------------------------------------------------------
+
+void last_open_prefetch_far(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
+    const struct contacts *contacts = tenant_find(table, tenant);
+    unsigned bits;
+    if (contacts != NULL)
+        __builtin_prefetch(&contacts->buckets[bucket_number(contacts->n_buckets, contact_hash(pseudonym), &bits)]);
+}
+
+void last_open_prefetch_near(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
+    const struct contacts *contacts = tenant_find(table, tenant);
+    if (contacts == NULL)
+        return;
+    struct place place = place_of(table, contacts, contact_hash(pseudonym));
+    if (place.bytes != NULL)
+        __builtin_prefetch(place.bytes + place_guess(&place) * place.width);
+}
+
+void last_open_get_many(const struct last_open_table *table, struct last_open_lookup *lookups, size_t n) {
+    struct place places[GROUP];
+    for (size_t from = 0; from < n; from += GROUP) {
+        struct last_open_lookup *group = &lookups[from];
+        size_t size = n - from < GROUP ? n - from : GROUP;
+        for (size_t i = 0; i < size; i++)
+            last_open_prefetch_far(table, group[i].tenant, group[i].pseudonym);
+        for (size_t i = 0; i < size; i++) {
+            const struct contacts *contacts = tenant_find(table, group[i].tenant);
+            places[i].bucket = NULL;
+            if (contacts == NULL)
+                continue;
+            places[i] = place_of(table, contacts, contact_hash(group[i].pseudonym));
+            const uint8_t *guess = places[i].bytes + place_guess(&places[i]) * places[i].width;
+            __builtin_prefetch(guess - POOL_UNIT / 2);
+            __builtin_prefetch(guess + POOL_UNIT / 2);
+        }
+        for (size_t i = 0; i < size; i++)
+            group[i].found = places[i].bucket != NULL && place_get(&places[i], place_search(&places[i]), &group[i].value);
+    }
+}
+
+int last_open_put_many(struct last_open_table *table, const struct last_open_contact *contacts, size_t n) {
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < n + GROUP; i++) {
+        if (i < n)
+            last_open_prefetch_far(table, contacts[i].tenant, contacts[i].pseudonym);
+        if (i >= GROUP / 2 && i - GROUP / 2 < n)
+            last_open_prefetch_near(table, contacts[i - GROUP / 2].tenant, contacts[i - GROUP / 2].pseudonym);
+        if (i >= GROUP)
+            rc = last_open_put(table, contacts[i - GROUP].tenant, contacts[i - GROUP].pseudonym, contacts[i - GROUP].value);
+    }
+    return rc;
+}
+
+// ---- walks ----------------------------------------------------------------------------------------------------------
+
+// The first contact of the tenant from that hash on; `hash` moves on behind it, and wraps to 0 where the tenant ends.
+static bool contacts_next(const struct last_open_table *table, const struct contacts *contacts, uint64_t *hash,
+                          struct last_open_contact *contact) {
+    do {
+        struct place place = place_of(table, contacts, *hash);
+        uint64_t begin = *hash - place.rest, span = UINT64_MAX >> place.bits;
+        size_t at = place_search(&place);
+        if (at < place.bucket->n) {
+            entry there = entry_read(place.bytes, place.width, at);
+            uint64_t found = begin + entry_rest(there);
+            *contact = (struct last_open_contact){
+                .tenant = contacts->tenant, .pseudonym = contact_unhash(found), .value = entry_value(there)};
+            *hash = found + 1;
+            return true;
+        }
+        *hash = begin + span + 1;
+    } while (*hash != 0);
+    return false;
+}
+
 bool last_open_next(const struct last_open_table *table, struct last_open_cursor *cursor,
                     struct last_open_contact *contact) {
-    if (cursor->slots != table->n_slots)
-        *cursor = (struct last_open_cursor){.slots = table->n_slots, .left = table->n_slots};
-    while (cursor->left > 0) {
-        const struct slot *slot = &table->slots[--cursor->left];
-        if (slot->day == 0)
-            continue;
-        *contact = (struct last_open_contact){.tenant = slot->tenant,
-                                              .pseudonym = slot->pseudonym,
-                                              .value = {.day = slot->day, .frozen_age = slot->frozen_age}};
-        return true;
+    while (cursor->tenant < table->n_tenants) {
+        bool found = contacts_next(table, &table->tenants[cursor->tenant], &cursor->hash, contact);
+        cursor->tenant += cursor->hash == 0;
+        if (found)
+            return true;
     }
     return false;
+}
+
+bool last_open_next_of(const struct last_open_table *table, uint32_t tenant, struct last_open_cursor *cursor,
+                       struct last_open_contact *contact) {
+    const struct contacts *contacts = tenant_find(table, tenant);
+    if (contacts == NULL || cursor->tenant != 0)
+        return false;
+    bool found = contacts_next(table, contacts, &cursor->hash, contact);
+    cursor->tenant = cursor->hash == 0; // the end, for the next call
+    return found;
 }

@@ -45,19 +45,20 @@ struct state {
     size_t n_tenants, tenant_slots;
     struct tenant_state **tenants; // open addressing; tenants are never removed
     struct last_open_table *last_open;
+    struct last_open_limit own_limit;
 };
 
-int state_create(struct state **out, uint64_t contacts_max) {
+int state_create_within(struct state **out, struct last_open_limit *shared, uint64_t contacts_max) {
     struct state *state = calloc(1, sizeof *state);
     if (state == NULL)
         return ERR_NOMEM;
-    int rc = last_open_table_create(&state->last_open, contacts_max);
-    if (rc != 0) {
+    state->own_limit.contacts_max = contacts_max;
+    int rc = last_open_table_create(&state->last_open, shared == NULL ? &state->own_limit : shared);
+    if (rc == 0)
+        *out = state;
+    else
         free(state);
-        return rc;
-    }
-    *out = state;
-    return 0;
+    return rc;
 }
 
 static void tenant_state_free(struct tenant_state *tenant) {
@@ -370,10 +371,8 @@ static int apply_release(struct state *state, const struct record_key *key, cons
 
 static int apply_last_open(struct state *state, const struct record_key *key, const uint8_t *value, size_t value_len) {
     struct last_open last_open;
-    if (value_len == 0) {
-        last_open_erase(state->last_open, key->tenant, key->pseudonym);
-        return 0;
-    }
+    if (value_len == 0)
+        return last_open_erase(state->last_open, key->tenant, key->pseudonym);
     int rc = last_open_decode(value, value_len, &last_open);
     return rc != 0 ? rc : last_open_put(state->last_open, key->tenant, key->pseudonym, last_open);
 }

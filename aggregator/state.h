@@ -1,7 +1,7 @@
 // What the aggregator knows of one partition, in memory. It is built only by state_apply, from the same records that the
 // journal keeps, so that loading and living cannot differ; state_change also puts the record into the batch of the next
 // commit. Threads: one at a time (a loader's, then the engine's). Pointers that it hands out live until the next change.
-// Errors: ERR_CORRUPT (not a record of this version), ERR_NOMEM, ERR_LIMIT (contacts_max).
+// Errors: ERR_CORRUPT (not a record of this version), ERR_NOMEM, ERR_LIMIT (contacts_max, or the limit that it shares).
 #ifndef OPENVEIL_STATE_H
 #define OPENVEIL_STATE_H
 
@@ -11,7 +11,11 @@
 #include "aggregator/windows.h"
 
 struct state;
-int state_create(struct state **state, uint64_t contacts_max) MUST_CHECK;
+// `shared`: with other states, and outlives them; NULL: a limit of its own, contacts_max.
+int state_create_within(struct state **state, struct last_open_limit *shared, uint64_t contacts_max) MUST_CHECK;
+static inline int state_create(struct state **state, uint64_t contacts_max) {
+    return state_create_within(state, NULL, contacts_max);
+}
 void state_free(struct state *state);
 // One committed record; value_len 0 erases.
 int state_apply(struct state *state, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len)

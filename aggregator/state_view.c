@@ -1,5 +1,7 @@
 #include "aggregator/state_view.h"
 
+#include "aggregator/state_load.h"
+
 #include <string.h>
 
 static bool filter_keeps(const struct state_filter *filter, const struct record_key *key) {
@@ -15,7 +17,7 @@ static bool filter_keeps(const struct state_filter *filter, const struct record_
 
 struct loading {
     const struct state_filter *filter;
-    struct state *state;
+    struct state_load records;
 };
 
 static int take_last_open(const struct state_filter *filter, uint64_t pseudonym, const uint8_t *value, size_t value_len) {
@@ -27,7 +29,7 @@ static int take_last_open(const struct state_filter *filter, uint64_t pseudonym,
 }
 
 static int take_record(void *arg, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len) {
-    const struct loading *loading = arg;
+    struct loading *loading = arg;
     struct record_key decoded;
     int rc = key_decode(key, key_len, &decoded);
     if (rc != 0)
@@ -36,7 +38,7 @@ static int take_record(void *arg, const uint8_t *key, size_t key_len, const uint
         return 0;
     if (decoded.kind == RECORD_LAST_OPEN && loading->filter->last_open != NULL)
         return take_last_open(loading->filter, decoded.pseudonym, value, value_len);
-    return state_apply(loading->state, key, key_len, value, value_len);
+    return state_load_record(&loading->records, key, key_len, value, value_len);
 }
 
 static int go_on(void *arg, uint64_t done, uint64_t total) {
@@ -63,19 +65,21 @@ int state_view_load(struct state **state, struct journal *journal, const struct 
                     const struct state_filter *filter, struct err *err) {
     struct loading loading = {.filter = filter};
     int64_t position;
-    int rc = state_create(&loading.state, config->aggregator_contacts_max);
+    int rc = state_create(&loading.records.state, config->aggregator_contacts_max);
     if (rc != 0)
         return err_set(err, rc, "no memory for the aggregator's state");
     *err = (struct err){""};
     rc = journal->ops->load(journal, partition, take_record, go_on, &loading, &position, err);
+    if (rc == 0)
+        rc = state_load_end(&loading.records);
     if (rc != 0 && err->text[0] == '\0')
         (void)err_set(err, rc < 0 ? rc : ERR_IO, "the aggregator's state cannot be read: it is damaged or too large");
     if (rc == 0)
-        rc = check_meta(loading.state, config, err);
+        rc = check_meta(loading.records.state, config, err);
     if (rc != 0) {
-        state_free(loading.state);
+        state_free(loading.records.state);
         return rc;
     }
-    *state = loading.state;
+    *state = loading.records.state;
     return 0;
 }
