@@ -19,6 +19,10 @@ struct drop_view {
     const _Atomic bool *in_use;
     struct drop_reader *reader;
 };
+static inline void drop_view_prefetch(const struct drop_view *view, uint32_t tenant, uint64_t pseudonym) {
+    if (view->reader != NULL)
+        drop_set_prefetch(view->reader, tenant, pseudonym);
+}
 static inline bool drop_view_holds(const struct drop_view *view, uint32_t tenant, uint64_t pseudonym) {
     return view->reader != NULL && atomic_load_explicit(view->in_use, memory_order_relaxed) &&
            drop_set_contains(view->reader, tenant, pseudonym);

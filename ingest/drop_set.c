@@ -87,14 +87,33 @@ static inline unsigned bucket_find(struct block *block, uint32_t bucket, uint64_
     return BUCKET_KEYS;
 }
 
-bool drop_set_contains(struct drop_reader *reader, uint32_t tenant, uint64_t pseudonym) {
-    const struct drop_set *set = reader->set;
-    uint64_t key = key_of(set, tenant, pseudonym);
-    const struct shard *shard = &set->shards[shard_of(key)];
+// The shard's block, which stays while the reader's turn lasts.
+static inline struct block *turn_begin(struct drop_reader *reader, const struct shard *shard) {
     uint32_t turn = atomic_load_explicit(&reader->turn, memory_order_relaxed);
     // Before the block is fetched: a writer that does not see this has put its new block there already.
     atomic_store_explicit(&reader->turn, turn + 1, memory_order_seq_cst);
-    struct block *block = atomic_load_explicit(&shard->block, memory_order_seq_cst);
+    return atomic_load_explicit(&shard->block, memory_order_seq_cst);
+}
+
+static inline void turn_end(struct drop_reader *reader) {
+    uint32_t turn = atomic_load_explicit(&reader->turn, memory_order_relaxed);
+    atomic_store_explicit(&reader->turn, turn + 1, memory_order_release);
+}
+
+void drop_set_prefetch(struct drop_reader *reader, uint32_t tenant, uint64_t pseudonym) {
+    uint64_t key = key_of(reader->set, tenant, pseudonym);
+    struct block *block = turn_begin(reader, &reader->set->shards[shard_of(key)]);
+    if (block != NULL) {
+        __builtin_prefetch(bucket_at(block, first_bucket(key, block->n_buckets)));
+        __builtin_prefetch(bucket_at(block, second_bucket(key, block->n_buckets)));
+    }
+    turn_end(reader);
+}
+
+bool drop_set_contains(struct drop_reader *reader, uint32_t tenant, uint64_t pseudonym) {
+    uint64_t key = key_of(reader->set, tenant, pseudonym);
+    const struct shard *shard = &reader->set->shards[shard_of(key)];
+    struct block *block = turn_begin(reader, shard);
     bool found = false;
     if (block != NULL) {
         uint32_t first = first_bucket(key, block->n_buckets), second = second_bucket(key, block->n_buckets);
@@ -108,7 +127,7 @@ bool drop_set_contains(struct drop_reader *reader, uint32_t tenant, uint64_t pse
                 break;
         }
     }
-    atomic_store_explicit(&reader->turn, turn + 2, memory_order_release);
+    turn_end(reader);
     return found;
 }
 

@@ -1,7 +1,7 @@
 // A set of contacts (tenant, pseudonym) in 8.2 to 9 bytes each once it is large: a cuckoo table of 64-bit keys with two
 // buckets of 8 a key, in shards that grow and shrink alone. A contact that is not in the set is taken for one that is with
 // a probability of 2^-64 a member.
-// Threads: one writer calls everything but drop_set_contains; each thread that reads has a reader of its own, and looks
+// Threads: one writer calls everything but the two calls with a reader; each thread that reads has a reader of its own, and looks
 // up without a lock or a wait while the writer writes. All memory is the set's.
 #ifndef OPENVEIL_DROP_SET_H
 #define OPENVEIL_DROP_SET_H
@@ -27,6 +27,8 @@ void drop_set_clear(struct drop_set *set);
 size_t drop_set_count(const struct drop_set *set);
 size_t drop_set_bytes(const struct drop_set *set);
 
+// Has the memory that drop_set_contains will look at fetched, while the caller does something else.
+void drop_set_prefetch(struct drop_reader *reader, uint32_t tenant, uint64_t pseudonym);
 bool drop_set_contains(struct drop_reader *reader, uint32_t tenant, uint64_t pseudonym);
 
 #endif

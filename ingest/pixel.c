@@ -117,6 +117,7 @@ void pixel_decide(const struct pixel_keys *keys, const struct fetch_classes *cla
     *outcome = (struct pixel_outcome){.recorded = false, .drop = EDGE_DROP_BAD_TOKEN};
     if (!token_of(keys, &request->path, &token))
         return;
+    drop_view_prefetch(drops, token.tenant, token.pseudonym);
     struct fetch_facts facts = {
         .user_agent = request->user_agent,
         .sec_purpose = request->sec_purpose,
