@@ -469,8 +469,10 @@ void last_open_get_many(const struct last_open_table *table, struct last_open_lo
             if (contacts == NULL)
                 continue;
             places[i] = place_of(table, contacts, contact_hash(group[i].pseudonym));
+            if (places[i].bytes == NULL)
+                continue;
             const uint8_t *guess = places[i].bytes + place_guess(&places[i]) * places[i].width;
-            __builtin_prefetch(guess - POOL_UNIT / 2);
+            __builtin_prefetch(guess);
             __builtin_prefetch(guess + POOL_UNIT / 2);
         }
         for (size_t i = 0; i < size; i++)
