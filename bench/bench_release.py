@@ -11,6 +11,8 @@ import time
 
 import measure
 from measure import figure
+sys.path.insert(0, os.path.join(measure.ROOT, "tests"))
+import noise_opendp  # noqa: E402
 from stack import Stack
 
 RUNS = 5
@@ -22,8 +24,6 @@ CLEAN_CONTACTS = 10000000
 EXTRAPOLATED = 100000000
 TENANT = 7
 FIRST_DAY = "2026-12-01"
-VENV = os.path.join(measure.ROOT, "build", "opendp")
-OPENDP = "opendp==0.16.0"
 
 
 def program(name):
@@ -36,16 +36,11 @@ def answers(argv):
 
 
 def opendp_python():
-    """The interpreter that has OpenDP, from PyPI in a venv under build/; None, with a line, where there is none."""
-    python = os.path.join(VENV, "bin", "python")
+    """The interpreter that has OpenDP; None, with a line, where it cannot be installed."""
     try:
-        if not os.path.exists(python):
-            subprocess.run([sys.executable, "-m", "venv", VENV], check=True, capture_output=True, timeout=300)
-        if subprocess.run([python, "-c", "import opendp"], capture_output=True, check=False).returncode != 0:
-            subprocess.run([python, "-m", "pip", "install", "-q", OPENDP], check=True, capture_output=True, timeout=300)
-        return python
+        return noise_opendp.python_with_opendp()
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"# release_error_vs_opendp is left out: {OPENDP} cannot be installed ({error})")
+        print(f"# release_error_vs_opendp is left out: {noise_opendp.OPENDP} cannot be installed ({error})")
         return None
 
 
