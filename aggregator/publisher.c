@@ -20,11 +20,12 @@ struct publisher {
     size_t bytes;
     uv_work_t work;
     bool running;
-    struct line *taken; // by the run under way, and what it came to
+    struct line *taken; // by the run under way, whose thread alone uses these until it has settled
     size_t bytes_done;
     int rc;
     struct err err;
-    bool failing;
+    bool failing; // what the last settled run came to
+    struct err problem;
 };
 
 int publisher_create(struct publisher **out, struct uv_loop_s *loop, const char *dir) {
@@ -87,7 +88,7 @@ size_t publisher_bytes(const struct publisher *publisher) {
 
 bool publisher_failing(const struct publisher *publisher, struct err *err) {
     if (publisher->failing)
-        *err = publisher->err;
+        *err = publisher->problem;
     return publisher->failing;
 }
 
@@ -134,6 +135,7 @@ static void run_settle(struct publisher *publisher) {
     if (publisher->rc != 0 && !publisher->failing)
         log_error("a released line waits for its file: %s", publisher->err.text);
     publisher->failing = publisher->rc != 0;
+    publisher->problem = publisher->err;
 }
 
 static void run_after(uv_work_t *work, int status) {
