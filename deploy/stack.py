@@ -127,6 +127,7 @@ class Stack:
         self.extra = extra or {}
         self.rehearsal = rehearsal
         self.processes = {}
+        self.members = {}  # edges and aggregators beside the first ones
         self.pixel_address = f"127.0.0.1:{pixel_port or free_port()}"
         self.edge_admin = f"127.0.0.1:{free_port()}"
         self.aggregator_admin = f"127.0.0.1:{free_port()}"
@@ -159,11 +160,34 @@ class Stack:
                                      "day_seconds": day_seconds}
         for section, values in self.extra.items():
             sections.setdefault(section, {}).update(values)
-        with open(self.config, "w", encoding="utf-8") as out:
+        self._write(self.config, sections)
+        for member in self.members.values():
+            self._write(member["config"], {section: {**values, **member["extra"].get(section, {})}
+                                           for section, values in sections.items()})
+
+    @staticmethod
+    def _write(path, sections):
+        with open(path, "w", encoding="utf-8") as out:
             for section, values in sections.items():
                 out.write(f"[{section}]\n")
                 out.writelines(f"{key} = {value}\n" for key, value in values.items())
                 out.write("\n")
+
+    def add_edge(self, name):
+        """One more edge, with addresses and a spool of its own; write_config, then start_member(name)."""
+        listen, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        self.members[name] = {
+            "program": "openveil-ingest", "config": self.path(name + ".conf"), "address": listen, "admin": admin,
+            "extra": {"ingest": {"listen": listen, "admin_listen": admin, "edge_id": name},
+                      "spool": {"dir": self.path("spool-" + name)}}}
+
+    def add_aggregator(self, name):
+        """One more aggregator of the group, which shares no directory with the others."""
+        admin = f"127.0.0.1:{free_port()}"
+        self.members[name] = {
+            "program": "openveil-aggregator", "config": self.path(name + ".conf"), "admin": admin,
+            "extra": {"aggregator": {"state_dir": self.path("state-" + name), "admin_listen": admin},
+                      "release": {"dir": self.path("releases-" + name)}}}
 
     def path(self, *names):
         return os.path.join(self.dir, *names)
@@ -215,9 +239,16 @@ class Stack:
                                        "--dir", self.path("kafka")])
         wait_until("starting Kafka", lambda: port_taken(self.kafka_port), 240, process)
 
-    def _daemon(self, name):
-        argv = [self.program(name), "--config", self.config]
-        return self.start(name, argv + (["--rehearsal"] if self.rehearsal else []))
+    def _daemon(self, program, name=None, config=None):
+        argv = [self.program(program), "--config", config or self.config]
+        return self.start(name or program, argv + (["--rehearsal"] if self.rehearsal else []))
+
+    def start_member(self, name, wait=True):
+        member = self.members[name]
+        process = self._daemon(member["program"], name, member["config"])
+        if wait:
+            wait_until(f"starting {name}", lambda: ready(member["admin"]), 60, process)
+        return process
 
     def start_edge(self, wait=True):
         process = self._daemon("openveil-ingest")
@@ -238,7 +269,7 @@ class Stack:
             self.start_kafka()
 
     def stop(self):
-        for name in ("openveil-ingest", "openveil-aggregator", "kafka", "redis"):
+        for name in (*self.members, "openveil-ingest", "openveil-aggregator", "kafka", "redis"):
             process = self.processes.pop(name, None)
             if process is not None:
                 process.stop()

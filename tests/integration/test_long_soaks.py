@@ -4,13 +4,17 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "soaks"))
+import soak_aggregator_kill  # noqa: E402
 import soak_edge_kill  # noqa: E402
-from soak_world import in_directory  # noqa: E402
+from world import in_directory  # noqa: E402
 
 
 class Soaks(unittest.TestCase):
     def test_the_edge_is_killed(self):
         in_directory(soak_edge_kill.soak, 20, 1)
+
+    def test_aggregators_are_killed(self):
+        in_directory(soak_aggregator_kill.soak, 15, 1)
 
 
 if __name__ == "__main__":

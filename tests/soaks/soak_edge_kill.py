@@ -6,8 +6,8 @@ import os
 import random
 import time
 
-from soak_world import (BINARIES, COUNTED_KINDS, Load, Sender, Stack, audited, check_accounting, check_contacts,
-                        check_release, committed, day_number, ready, run_soak, wait_until)
+from world import (BINARIES, COUNTED_KINDS, Load, Sender, Stack, audited, check_accounting, check_contacts,
+                   check_release, check_windows, committed, day_number, ready, run_soak, wait_until)
 
 START_DAY = "2026-11-02"
 DAY_SECONDS = 6
@@ -92,11 +92,12 @@ class EdgeKill:
         requests = list(self.load.all())
         days = range(day_number(START_DAY), int(self.stack.now_days()) + 1)
         audits = {day: audited(self.stack, day, 6 * DAY_SECONDS) for day in days}
-        opens, _ = committed(self.stack)
+        opens, windows = committed(self.stack)
         check_contacts(requests, opens)
+        check_windows(requests, opens, windows)
         result = check_accounting(requests, opens, audits)
         for day in days[:-1]:
-            check_release(self.stack, requests, opens, day, NOISE_BOUND, 6 * DAY_SECONDS)
+            check_release([self.stack.path("releases")], requests, opens, 7, day, NOISE_BOUND, 6 * DAY_SECONDS)
         unknown = sum(1 for r in requests if r.kind in COUNTED_KINDS and r.state == "open")
         faults = ", ".join(f"{n} {name}" for name, n in self.done.items())
         assert self.stack.processes["openveil-ingest"].stop() == 0 and not os.path.exists(self.stack.path("core"))

@@ -20,7 +20,7 @@ import sample  # noqa: E402
 from stack import Stack, day_number, day_text, ready, wait_until  # noqa: E402,F401
 from test_minting_elsewhere import mint, pseudonym  # noqa: E402
 
-TENANT, STREAM, GMAIL = 7, 1, 1
+STREAM, GMAIL = 1, 1
 BINARIES = os.environ.get("OPENVEIL_BIN", os.path.join(os.path.dirname(TESTS), "build", "dev", "bin"))
 OPEN, ANSWERED, REFUSED = "open", "answered", "refused"
 COUNTED_KINDS = ("transactional", "requested")
@@ -30,44 +30,50 @@ KIND_WEIGHTS = [40, 30, 10, 10, 10]
 
 class Request:
     """One pixel request; `state` stays OPEN where no answer came: then it may have been recorded, or not."""
-    __slots__ = ("kind", "pseudonym", "asked_day", "state", "end_day")
+    __slots__ = ("kind", "tenant", "contact", "asked_day", "state", "end_day")
 
-    def __init__(self, kind, name, asked_day):
+    def __init__(self, kind, tenant, contact, asked_day):
         self.kind = kind
-        self.pseudonym = name
+        self.tenant = tenant
+        self.contact = contact  # (tenant, pseudonym); None of a forged token
         self.asked_day = asked_day
         self.state = OPEN
         self.end_day = asked_day
 
 
 class Sender:
-    """One tenant; contacts 0 … n-1 were informed long ago, everybody else has no record."""
+    """Tenants whose contacts 0 … n-1 were informed long ago, in turn of each tenant; everybody else has no record."""
 
-    def __init__(self, stack, n_contacts):
+    def __init__(self, stack, n_contacts, tenants=(7,)):
         self.n_contacts = n_contacts
+        self.tenants = tenants
+        self.keys = {}
         stack.cli("keys", "init")
-        stack.cli("tenant", "add", str(TENANT), "--stream", f"{STREAM}=receipts", "--exemption-basis", "test")
-        keys = json.loads(stack.cli("tenant", "export", str(TENANT)))
-        self.token_key, self.key_id = bytes.fromhex(keys["token_key"]), keys["key_id"]
-        self.contact_key = bytes.fromhex(keys["contact_key"])
-        path = stack.path("consent.in")
-        with open(path, "w", encoding="utf-8") as out:
-            out.writelines(f"contact-{i}\tinformed\t2026-01-01\tnotice-1\n" for i in range(n_contacts))
-        stack.cli("consent", "import", "--tenant", str(TENANT), path)
+        for turn, tenant in enumerate(tenants):
+            stack.cli("tenant", "add", str(tenant), "--stream", f"{STREAM}=receipts", "--exemption-basis", "test")
+            self.keys[tenant] = json.loads(stack.cli("tenant", "export", str(tenant)))
+            path = stack.path("consent.in")
+            with open(path, "w", encoding="utf-8") as out:
+                out.writelines(f"contact-{i}\tinformed\t2026-01-01\tnotice-1\n"
+                               for i in range(turn, n_contacts, len(tenants)))
+            stack.cli("consent", "import", "--tenant", str(tenant), path)
         self.numbers = {kind: itertools.count() for kind in ("contact", "stranger")}
 
     def request(self, kind, day):
         """(Request, bytes) of a mail of that day."""
         if kind == "forged":
-            return Request(kind, None, day), sample.request("A" * 51, sample.AGENTS["gmail"], "pixel")
+            return Request(kind, None, None, day), sample.request("A" * 51, sample.AGENTS["gmail"], "pixel")
         who = "stranger" if kind in ("stranger", "scanner") else "contact"
         number = next(self.numbers[who])
         if who == "contact" and number >= self.n_contacts:
             raise AssertionError("more requests than contacts: give the sender more")
-        name = pseudonym(self.contact_key, TENANT, f"{who}-{number}")
-        token = mint(self.token_key, self.key_id, TENANT, name, day * 1440, STREAM, GMAIL, 2 if kind == "requested" else 1, 0)
+        tenant = self.tenants[number % len(self.tenants)]
+        keys = self.keys[tenant]
+        name = pseudonym(bytes.fromhex(keys["contact_key"]), tenant, f"{who}-{number}")
+        token = mint(bytes.fromhex(keys["token_key"]), keys["key_id"], tenant, name, day * 1440, STREAM, GMAIL,
+                     2 if kind == "requested" else 1, 0)
         agent = sample.SCANNER_AGENT if kind == "scanner" else sample.AGENTS["gmail"]
-        return Request(kind, name.hex(), day), sample.request(token, agent, "pixel")
+        return Request(kind, tenant, (tenant, name.hex()), day), sample.request(token, agent, "pixel")
 
 
 class Load:
@@ -145,7 +151,7 @@ class Load:
 
 
 def committed(stack):
-    """What is committed: {pseudonym: day of the last open}, {(sent day, pseudonym): (stream, provider, fetch)}."""
+    """What is committed, by contact: {contact: day of the last open}, {(sent day, contact): (stream, provider, fetch)}."""
     done = subprocess.run([stack.program("state_dump_driver"), stack.config], check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, timeout=300)
     if done.returncode != 0:
@@ -153,12 +159,11 @@ def committed(stack):
     opens, windows = {}, {}
     for line in done.stdout.decode().splitlines():
         kind, tenant, *rest = line.split(" ")
-        assert tenant == str(TENANT), line
         if kind == "open":
-            opens[rest[0]] = day_number(rest[1]) if rest[1] != "-" else None
+            opens[(int(tenant), rest[0])] = day_number(rest[1]) if rest[1] != "-" else None
         else:
-            windows[(day_number(rest[0]), rest[1])] = tuple(map(int, rest[2:])) if rest[2] != "-" else None
-    return ({name: day for name, day in opens.items() if day is not None},
+            windows[(day_number(rest[0]), (int(tenant), rest[1]))] = tuple(map(int, rest[2:])) if rest[2] != "-" else None
+    return ({contact: day for contact, day in opens.items() if day is not None},
             {key: cell for key, cell in windows.items() if cell is not None})
 
 
@@ -169,14 +174,32 @@ def check_contacts(requests, opens):
     for request in requests:
         if request.kind not in COUNTED_KINDS:
             continue
-        known.add(request.pseudonym)
-        day = opens.get(request.pseudonym)
+        known.add(request.contact)
+        day = opens.get(request.contact)
         lost += request.state == ANSWERED and day is None
         refused += request.state == REFUSED and day is not None
         wrong_day += day is not None and not request.asked_day <= day <= request.end_day
-    strange = sum(1 for name in opens if name not in known)
+    strange = sum(1 for contact in opens if contact not in known)
     assert (lost, refused, wrong_day, strange) == (0, 0, 0, 0), \
         f"{lost} answered opens lost, {refused} refused ones counted, {wrong_day} on a wrong day, {strange} of nobody asked"
+
+
+def check_windows(requests, opens, windows):
+    """A window is there whole, or was released: returns the days of sending that were compared, contact by contact."""
+    truth = collections.defaultdict(set)
+    for request in requests:
+        if request.kind == "transactional" and request.contact in opens:
+            truth[request.asked_day].add(request.contact)
+    found = collections.defaultdict(set)
+    for (day, contact), cell in windows.items():
+        assert cell == (STREAM, GMAIL, 0), cell
+        found[day].add(contact)
+    for day, contacts in found.items():
+        tenants = {tenant for tenant, _ in contacts}
+        expected = {contact for contact in truth[day] if contact[0] in tenants}
+        assert contacts == expected, \
+            f"{day_text(day)}: {len(expected - contacts)} contacts missing, {len(contacts - expected)} too many"
+    return sorted(found)
 
 
 def audited(stack, day, timeout):
@@ -227,19 +250,25 @@ def check_accounting(requests, opens, audits):
     return {"answered": total_low, "asked": total_high, "counted": sums["counted"], "days": len(audits)}
 
 
-def check_release(stack, requests, opens, day, bound, timeout):
-    """The released line of a day of sending against the contacts that were committed for it, within the noise."""
-    path = stack.path("releases", str(TENANT), f"deliverability-{day_text(day)}.json")
-    wait_until(f"release of {day_text(day)}", lambda: os.path.exists(path), timeout)
-    with open(path, encoding="utf-8") as text:
-        line = json.load(text)
+def check_release(paths, requests, opens, tenant, day, bound, timeout):
+    """The released line of a tenant's day of sending against the contacts that were committed for it, within the noise.
+    `paths`: release directories; it is in one of them, and the same in all that have it."""
+    name = os.path.join(str(tenant), f"deliverability-{day_text(day)}.json")
+    paths = [os.path.join(path, name) for path in paths]
+    wait_until(f"release of {name}", lambda: any(map(os.path.exists, paths)), timeout)
+    lines = set()
+    for path in filter(os.path.exists, paths):
+        with open(path, encoding="utf-8") as text:
+            lines.add(text.read())
+    assert len(lines) == 1, f"{name} was drawn twice"
+    line = json.loads(lines.pop())
     assert line["complete"] and "reason" not in line, line
-    truth = sum(1 for r in requests if r.kind == "transactional" and r.asked_day == day and r.pseudonym in opens)
+    truth = sum(1 for r in requests if (r.kind, r.tenant, r.asked_day) == ("transactional", tenant, day)
+                and r.contact in opens)
     for cell in line["cells"]:
         true = truth if (cell["provider"], cell["fetch"]) == ("gmail", "person") else 0
         noisy = cell["contacts"] or 0
         assert abs(noisy - true) < bound or (cell["contacts"] is None and true < line["threshold"] + bound), (cell, true)
-    return truth
 
 
 def run_soak(description, soak, small, full):
