@@ -6,7 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { JOURNAL_VERSION = 1 };
+enum { JOURNAL_VERSION = 1, FOLLOW_WINDOW = 1 << 16 };
 static const char frame_magic[4] = {'O', 'V', 'J', 'F'};
 static const char *const head_magic[] = {"OVJL", "OVJS"};
 static const char *const name_prefix[] = {"log-", "snapshot-"};
@@ -192,7 +192,7 @@ static int reader_room(struct frame_reader *reader, size_t room) {
 }
 
 // A file that ends early was torn, or is being written.
-static int reader_bytes(struct frame_reader *reader, void *out, size_t len, uint64_t at) {
+static int reader_bytes(const struct frame_reader *reader, void *out, size_t len, uint64_t at) {
     int rc = read_full(reader->fd, out, len, (off_t)at);
     return rc == ERR_AGAIN ? ERR_CORRUPT : rc;
 }
@@ -223,6 +223,42 @@ int frame_reader_next(struct frame_reader *reader, const uint8_t **payload, size
     *payload = reader->buffer + FRAME_HEAD_BYTES;
     *len = (size_t)frame_len - FRAME_HEAD_BYTES - FRAME_SUM_BYTES;
     return 1;
+}
+
+// Whether the frame that seems to begin at `at` is whole and later than `reader`'s.
+static int later_frame_at(const struct frame_reader *reader, uint64_t at, bool *whole) {
+    uint8_t head[FRAME_HEAD_BYTES];
+    const uint8_t *payload;
+    size_t len;
+    struct frame_reader probe = {.fd = reader->fd, .at = at, .end = reader->end};
+    int rc = reader_bytes(&probe, head, sizeof head, at);
+    if (rc == 0 && frame_head_parse(head, &probe.sequence) >= 0 && probe.sequence > reader->sequence)
+        rc = frame_reader_next(&probe, &payload, &len);
+    *whole = rc == 1;
+    frame_reader_free(&probe);
+    return rc == 1 || rc == ERR_CORRUPT ? 0 : rc;
+}
+
+int frame_follows(const struct frame_reader *reader, bool *follows) {
+    uint8_t *window = malloc(FOLLOW_WINDOW);
+    int rc = window == NULL ? ERR_NOMEM : 0;
+    uint64_t at = reader->at + 1;
+    *follows = false;
+    while (rc == 0 && !*follows && at + FRAME_HEAD_BYTES + FRAME_SUM_BYTES <= reader->end) {
+        size_t len = reader->end - at < FOLLOW_WINDOW ? (size_t)(reader->end - at) : FOLLOW_WINDOW;
+        if ((rc = reader_bytes(reader, window, len, at)) != 0)
+            break;
+        const uint8_t *found = memmem(window, len, frame_magic, sizeof frame_magic);
+        if (found == NULL) {
+            at += len - sizeof frame_magic + 1;
+            continue;
+        }
+        at += (uint64_t)(found - window);
+        rc = later_frame_at(reader, at, follows);
+        at++;
+    }
+    free(window);
+    return rc == ERR_CORRUPT ? 0 : rc; // it was made shorter meanwhile
 }
 
 void frame_reader_free(struct frame_reader *reader) {

@@ -84,6 +84,9 @@ struct frame_reader {
 // 1: `payload` is that of the next frame, good until the next call. 0: the end. ERR_CORRUPT, ERR_IO, ERR_NOMEM.
 int frame_reader_next(struct frame_reader *reader, const uint8_t **payload, size_t *len) MUST_CHECK;
 void frame_reader_free(struct frame_reader *reader);
+// After ERR_CORRUPT: whether a later frame stands whole anywhere before the end. Then what the reader stopped at was not
+// torn by a crash, but damaged. Leaves the reader where it is. ERR_IO, ERR_NOMEM.
+int frame_follows(const struct frame_reader *reader, bool *follows) MUST_CHECK;
 
 // The files that hold the state now, all open; what is removed or added later does not matter to who has them.
 struct journal_log {

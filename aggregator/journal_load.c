@@ -49,6 +49,24 @@ static int load_snapshot(struct journal_load *load, const struct journal_files *
     return rc == 0 ? 0 : err_errno(err, rc, "cannot read the snapshot in %s", dir);
 }
 
+// What another process appends right now looks torn and is whole a moment later; damage stays, with frames behind it.
+static int load_growing(struct journal_load *load, struct frame_reader *reader) {
+    struct stat st;
+    uint64_t stopped_at;
+    int rc;
+    do {
+        stopped_at = reader->at;
+        if (fstat(reader->fd, &st) != 0)
+            return ERR_IO;
+        reader->end = (uint64_t)st.st_size > stopped_at ? (uint64_t)st.st_size : stopped_at;
+        bool follows = false;
+        if ((rc = frame_follows(reader, &follows)) != 0)
+            return rc;
+        rc = follows ? load_frames(load, reader) : 0;
+    } while (rc == ERR_CORRUPT && load->stopped == 0 && reader->at > stopped_at);
+    return rc;
+}
+
 static int load_log(struct journal_load *load, const struct journal_log *log, bool newest, uint64_t *sequence,
                     const char *dir, struct err *err) {
     struct stat st;
@@ -60,11 +78,12 @@ static int load_log(struct journal_load *load, const struct journal_log *log, bo
         return err_set(err, ERR_CORRUPT, "log-%016llx.ovj in %s does not follow the log before it",
                        (unsigned long long)log->generation, dir);
     int rc = load_frames(load, &reader);
+    bool growing = newest && (log->generation != load->generation || reader.at >= load->size);
+    if (rc == ERR_CORRUPT && load->stopped == 0 && growing)
+        rc = load_growing(load, &reader);
     *sequence = reader.sequence;
     if (load->stopped != 0)
         return load->stopped;
-    if (rc == ERR_CORRUPT && newest && (log->generation != load->generation || reader.at >= load->size))
-        return 0;
     if (rc == ERR_CORRUPT)
         return err_set(err, rc, "log-%016llx.ovj in %s is damaged after %llu bytes", (unsigned long long)log->generation,
                        dir, (unsigned long long)reader.at);

@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -281,27 +280,6 @@ static void local_close(struct journal *journal) {
     free(local);
 }
 
-// Whether a whole frame stands anywhere after `from`: then what is before it was not torn by a crash, but damaged.
-static int frame_follows(int fd, uint64_t from, uint64_t size, uint64_t sequence, bool *follows) {
-    *follows = false;
-    if (size - from <= FRAME_HEAD_BYTES + FRAME_SUM_BYTES)
-        return 0;
-    uint8_t *map = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED)
-        return ERR_IO;
-    const uint8_t *end = map + size;
-    for (const uint8_t *at = map + from + 1; !*follows && at < end; at++) {
-        uint64_t found;
-        at = memmem(at, (size_t)(end - at), "OVJF", 4);
-        if (at == NULL || end - at < FRAME_HEAD_BYTES)
-            break;
-        int64_t len = frame_head_parse(at, &found);
-        *follows = len > 0 && len <= end - at && found > sequence && frame_check(at, (size_t)len) == 0;
-    }
-    munmap(map, size);
-    return 0;
-}
-
 // Finds the end of the newest log and cuts off what a crash left there half-written.
 static int log_recover(struct journal_local *local, const char *path, uint64_t first_sequence, struct err *err) {
     struct frame_reader reader = {.fd = local->log_fd, .at = JOURNAL_HEAD_BYTES, .sequence = first_sequence};
@@ -321,7 +299,7 @@ static int log_recover(struct journal_local *local, const char *path, uint64_t f
     local->sequence = reader.sequence;
     if (rc == 0)
         return 0;
-    if (rc != ERR_CORRUPT || frame_follows(local->log_fd, reader.at, reader.end, reader.sequence, &follows) != 0)
+    if (rc != ERR_CORRUPT || frame_follows(&reader, &follows) != 0)
         return err_errno(err, ERR_IO, "cannot read %s", path);
     if (follows)
         return err_set(err, ERR_CORRUPT,
