@@ -6,6 +6,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "soaks"))
 import soak_aggregator_kill  # noqa: E402
 import soak_edge_kill  # noqa: E402
+import soak_journal_damage  # noqa: E402
 from world import in_directory  # noqa: E402
 
 
@@ -15,6 +16,9 @@ class Soaks(unittest.TestCase):
 
     def test_aggregators_are_killed(self):
         in_directory(soak_aggregator_kill.soak, 15, 1)
+
+    def test_the_journal_is_damaged(self):
+        in_directory(soak_journal_damage.soak, 30, 1)
 
 
 if __name__ == "__main__":
