@@ -31,6 +31,8 @@ struct flight {
 struct forwarder {
     const struct config *config;
     struct spool *spool;
+    void (*on_failed)(void *arg);
+    void *on_failed_arg;
     rd_kafka_t *rk; // the thread's; made anew after a fatal error of the idempotent producer
     pthread_t thread;
     int event_fd; // written by forwarder_wake and by the library when it has delivery reports
@@ -56,10 +58,13 @@ struct forwarder {
 };
 
 static void fail(struct forwarder *forwarder, const struct err *err) {
+    bool first = !atomic_load(&forwarder->failed);
     pthread_mutex_lock(&forwarder->failure_lock);
     forwarder->failure = *err;
     pthread_mutex_unlock(&forwarder->failure_lock);
     atomic_store(&forwarder->failed, true);
+    if (first)
+        forwarder->on_failed(forwarder->on_failed_arg);
 }
 
 static bool over(const struct forwarder *forwarder) {
@@ -401,7 +406,8 @@ static void *forwarder_run(void *arg) {
     return NULL;
 }
 
-int forwarder_start(struct forwarder **out, const struct config *config, struct spool *spool, struct err *err) {
+int forwarder_start(struct forwarder **out, const struct config *config, struct spool *spool,
+                    void (*on_failed)(void *arg), void *arg, struct err *err) {
     struct forwarder *forwarder = calloc(1, sizeof *forwarder);
     if (forwarder == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the forwarder");
@@ -409,6 +415,8 @@ int forwarder_start(struct forwarder **out, const struct config *config, struct 
     CHECK(rc == 0);
     forwarder->config = config;
     forwarder->spool = spool;
+    forwarder->on_failed = on_failed;
+    forwarder->on_failed_arg = arg;
     forwarder->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (forwarder->event_fd < 0) {
         rc = err_errno(err, ERR_IO, "cannot create an eventfd");

@@ -8,9 +8,10 @@
 #include "ingest/spool.h"
 
 struct forwarder;
-// Creates or checks the events topic in the background; does not wait for a broker.
-int forwarder_start(struct forwarder **forwarder, const struct config *config, struct spool *spool, struct err *err)
-    MUST_CHECK;
+// Creates or checks the events topic in the background; does not wait for a broker. `on_failed` is called once, from the
+// forwarder's thread, when forwarder_failed has become true.
+int forwarder_start(struct forwarder **forwarder, const struct config *config, struct spool *spool,
+                    void (*on_failed)(void *arg), void *arg, struct err *err) MUST_CHECK;
 void forwarder_wake(struct forwarder *forwarder); // any thread
 // The edge's registration is acknowledged on all partitions (or was, before an earlier restart).
 bool forwarder_registered(const struct forwarder *forwarder);

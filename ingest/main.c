@@ -42,6 +42,7 @@ struct edge {
     struct listener *listener;
     struct admin *admin;
     uv_async_t spool_failed;
+    uv_async_t forwarder_failed;
     uv_signal_t signals[3];
     uv_timer_t drain;
     bool loop_ready;
@@ -52,6 +53,7 @@ struct edge {
     int64_t clock_looked_ms;
     bool clock_synced;
     bool forwarder_failure_told;
+    int exit_code;
 };
 
 static bool kernel_clock_synced(void) {
@@ -70,7 +72,7 @@ static bool clock_ok(struct edge *edge) {
     return edge->clock_synced;
 }
 
-// A stopped forwarder is told once; the edge goes on as long as the spool has room.
+// A stopped forwarder is told once.
 static bool forwarder_ok(struct edge *edge) {
     struct err err;
     if (edge->forwarder == NULL || !forwarder_failed(edge->forwarder, &err))
@@ -167,6 +169,21 @@ static void tell_spool_failed(void *arg) {
     CHECK(uv_async_send(&edge->spool_failed) == 0);
 }
 
+// An edge whose registration Kafka refuses (another number of partitions, the other mode) was never ready: it ends, so
+// that no more opens go to a spool that fits no topic. One that had registered goes on as long as the spool has room.
+static void on_forwarder_failed(uv_async_t *async) {
+    struct edge *edge = async->data;
+    if (forwarder_ok(edge) || forwarder_registered(edge->forwarder))
+        return;
+    edge->exit_code = EXIT_FAILURE;
+    uv_stop(&edge->loop);
+}
+
+static void tell_forwarder_failed(void *arg) {
+    struct edge *edge = arg;
+    CHECK(uv_async_send(&edge->forwarder_failed) == 0);
+}
+
 static void tell_sealed(void *arg, uint64_t segment) {
     struct edge *edge = arg;
     (void)segment;
@@ -236,7 +253,7 @@ static int spool_and_workers_start(struct edge *edge, struct err *err) {
         return result;
     spool_on_sealed(edge->spool, tell_sealed, edge);
     if (config->kafka_brokers[0] != '\0')
-        result = forwarder_start(&edge->forwarder, config, edge->spool, err);
+        result = forwarder_start(&edge->forwarder, config, edge->spool, tell_forwarder_failed, edge, err);
     if (result == 0)
         result = spool_start(edge->spool, err);
     edge->spool_started = result == 0;
@@ -250,6 +267,8 @@ static int handles_start(struct edge *edge, struct err *err) {
     int result = uv_async_init(&edge->loop, &edge->spool_failed, on_spool_failed);
     if (result != 0)
         return err_set(err, ERR_IO, "cannot make an event loop's wake-up: %s", uv_strerror(result));
+    CHECK(uv_async_init(&edge->loop, &edge->forwarder_failed, on_forwarder_failed) == 0);
+    edge->forwarder_failed.data = edge;
     CHECK(uv_timer_init(&edge->loop, &edge->drain) == 0);
     edge->drain.data = edge;
     for (size_t i = 0; i < ARRAY_LEN(signums); i++)
@@ -313,6 +332,7 @@ static int edge_stop(struct edge *edge, int exit_code) {
     spool_free(edge->spool);
     if (edge->handles_ready) {
         uv_close((uv_handle_t *)&edge->spool_failed, NULL);
+        uv_close((uv_handle_t *)&edge->forwarder_failed, NULL);
         uv_close((uv_handle_t *)&edge->drain, NULL);
         for (size_t i = 0; i < ARRAY_LEN(edge->signals); i++)
             uv_close((uv_handle_t *)&edge->signals[i], NULL);
@@ -341,7 +361,7 @@ int main(int argc, char **argv) {
              edge.config.ingest_admin_listen, edge.n_workers, reload_n_keys(edge.reload),
              edge.config.rehearsal ? "; this is a rehearsal" : "");
     (void)uv_run(&edge.loop, UV_RUN_DEFAULT);
-    code = edge_stop(&edge, 0);
+    code = edge_stop(&edge, edge.exit_code);
     log_info("stopped");
     return code;
 }

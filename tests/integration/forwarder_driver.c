@@ -122,6 +122,11 @@ static bool show(struct forwarder *forwarder, char last[1024]) {
     return failed;
 }
 
+static void tell_failed(void *arg) {
+    CHECK(arg == NULL);
+    puts("told of the failure");
+}
+
 static int run(int argc, char **argv) {
     struct config config = {.kafka_brokers = argv[2], .kafka_partitions = strtoul(argv[3], NULL, 10),
                             .kafka_properties = "", .kafka_topic_events = "openveil.events", .ingest_edge_id = "edge",
@@ -130,7 +135,7 @@ static int run(int argc, char **argv) {
     struct forwarder *forwarder = NULL;
     struct err err;
     char last[1024] = "", input[64];
-    CHECK(forwarder_start(&forwarder, &config, &spool, &err) == 0);
+    CHECK(forwarder_start(&forwarder, &config, &spool, tell_failed, NULL, &err) == 0);
     for (;;) {
         struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
         if (poll(&in, 1, 20) > 0) {

@@ -136,11 +136,12 @@ class ForwarderTest(unittest.TestCase):
         self.assertEqual(len(topic_messages(self.broker)), PARTITIONS * 2)
         other = subprocess.Popen([DRIVER, "run", self.broker.address, str(PARTITIONS + 1), self.spool],
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        line = ""
-        while "failed=1" not in line:
-            line = other.stdout.readline()
-            self.assertTrue(line)
-        self.assertIn(f"has {PARTITIONS} partitions and [kafka] partitions says {PARTITIONS + 1}", line)
+        lines = []
+        while not any("failed=1" in line for line in lines) or "told of the failure\n" not in lines:
+            lines.append(other.stdout.readline())
+            self.assertTrue(lines[-1])
+        self.assertIn(f"has {PARTITIONS} partitions and [kafka] partitions says {PARTITIONS + 1}", "".join(lines))
+        self.assertEqual(lines.count("told of the failure\n"), 1)
         other.communicate("")
 
 
