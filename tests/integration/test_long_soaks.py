@@ -7,6 +7,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 import soak_aggregator_kill  # noqa: E402
 import soak_edge_kill  # noqa: E402
 import soak_journal_damage  # noqa: E402
+import soak_spool_damage  # noqa: E402
 from world import in_directory  # noqa: E402
 
 
@@ -19,6 +20,9 @@ class Soaks(unittest.TestCase):
 
     def test_the_journal_is_damaged(self):
         in_directory(soak_journal_damage.soak, 30, 1)
+
+    def test_the_spool_is_damaged(self):
+        in_directory(soak_spool_damage.soak, 20, 1)
 
 
 if __name__ == "__main__":
