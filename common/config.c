@@ -15,6 +15,7 @@
 // One line: the longest value of the table and its key. Lines above inih's own limit would come back in pieces.
 #define LINE_MAX_BYTES 4400
 #define NAME_MAX_INIH 49 // inih cuts longer names of sections and keys
+#define NAMES_MAX_BYTES 400 // more than the keys of any section
 
 struct problems {
     char *text; // of struct err; NULL where nobody asks
@@ -68,14 +69,30 @@ static int problems_end(struct problems *p) {
     return ERR_INVALID;
 }
 
-// Names for "did you mean": all sections, or the keys of one.
+// What could have been meant: all sections (NULL), or the keys of one.
+static size_t known_names(const char *section, const char *names[CONFIG_OPTIONS]) {
+    size_t n = 0;
+    for (size_t i = 0; i < CONFIG_OPTIONS; i++) {
+        const struct config_option *option = &config_options[i];
+        if (section != NULL && strcmp(option->section, section) == 0)
+            names[n++] = option->key;
+        else if (section == NULL && (i == 0 || strcmp(option->section, option[-1].section) != 0))
+            names[n++] = option->section;
+    }
+    return n;
+}
+
 static const char *nearest(const char *word, const char *section) {
     const char *names[CONFIG_OPTIONS];
-    size_t n = 0;
-    for (size_t i = 0; i < CONFIG_OPTIONS; i++)
-        if (section == NULL || strcmp(config_options[i].section, section) == 0)
-            names[n++] = section == NULL ? config_options[i].section : config_options[i].key;
-    return cli_nearest(word, names, n);
+    return cli_nearest(word, names, known_names(section, names));
+}
+
+static const char *all_names(const char *section, char *text, size_t size) {
+    const char *names[CONFIG_OPTIONS];
+    size_t n = known_names(section, names), used = 0;
+    for (size_t i = 0; i < n && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%s", i == 0 ? "" : ", ", names[i]);
+    return text;
 }
 
 static bool section_known(const char *section) {
@@ -98,10 +115,12 @@ static void check_section_line(struct parser *parser, const char *line) {
     if (section_known(section))
         return;
     const char *near = nearest(section, NULL);
+    char names[NAMES_MAX_BYTES];
     if (near != NULL)
         problem(parser, parser->line, "unknown section [%s]; did you mean [%s]?", section, near);
     else
-        problem(parser, parser->line, "unknown section [%s]; `openveil config sample` prints all", section);
+        problem(parser, parser->line, "unknown section [%s]; there are %s", section,
+                all_names(NULL, names, sizeof names));
 }
 
 // Whether inih may have this line. It would read some lines in another way than they look; those are told here and
@@ -168,6 +187,7 @@ static const struct config_option *option_find(const char *section, const char *
 
 static void unknown_key(struct parser *parser, const char *section, const char *key) {
     const char *near = nearest(key, section);
+    char names[NAMES_MAX_BYTES];
     if (section[0] == '\0') {
         problem(parser, parser->line, "key \"%s\" stands before the first [SECTION]", key);
     } else if (near != NULL) {
@@ -179,7 +199,8 @@ static void unknown_key(struct parser *parser, const char *section, const char *
                         config_options[i].section);
                 return;
             }
-        problem(parser, parser->line, "unknown key \"%s\" in [%s]; `openveil config sample` prints all", key, section);
+        problem(parser, parser->line, "unknown key \"%s\" in [%s], which has %s", key, section,
+                all_names(section, names, sizeof names));
     }
 }
 

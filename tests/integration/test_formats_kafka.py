@@ -34,7 +34,7 @@ class ThroughKafka(Scenario, unittest.TestCase):
     kafka = True
     start_day = FIRST_DAY
     day_seconds = 3
-    lead = 9
+    lead = 12
     release = {"epsilon": "1/1", "threshold": 11, "horizon_days": 0, "deadline_hours": 6}
 
     def test_budget_deadline_and_topics(self):

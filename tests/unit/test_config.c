@@ -115,7 +115,9 @@ static const struct bad_file bad_files[] = {
      "test.conf:2: unknown key \"listn\" in [ingest]; did you mean \"listen\"?", false},
     {"\n[ingset]\nlisten = 1.2.3.4:1\nwhatever = 1\n",
      "test.conf:2: unknown section [ingset]; did you mean [ingest]?", false},
-    {"[zzzzzzzz]\n", "test.conf:1: unknown section [zzzzzzzz]; `openveil config sample` prints all", false},
+    {"[zzzzzzzz]\n", "test.conf:1: unknown section [zzzzzzzz]; there are ingest, spool, kafka, redis, aggregator, release, keys, "
+     "tenants, rehearsal, log", false},
+    {"[keys]\nzzzzzzzz = 1\n", "test.conf:2: unknown key \"zzzzzzzz\" in [keys], which has dir", false},
     {"listen = 1.2.3.4:1\n", "test.conf:1: key \"listen\" stands before the first [SECTION]", false},
     {"[ingest]\nepsilon = 1/2\n", "test.conf:2: unknown key \"epsilon\" in [ingest]; it belongs to [release]", false},
     {"[ingest]\nworkers = 1\n\nworkers = 1\n",
