@@ -58,7 +58,7 @@ static enum row row_of(enum message_class message_class, enum regime regime, boo
 uint32_t consent_needs(const struct consent_record *record, enum message_class message_class, enum regime regime,
                        bool has_basis, enum purpose purpose) {
     CHECK(purpose == PURPOSE_DELIVERABILITY || purpose == PURPOSE_INACTIVITY);
-    if (record->unreadable)
+    if (record->unreadable || (record->excludes & 1u << purpose) != 0)
         return DAY_NONE;
     bool granted = record->state == CONSENT_GRANTED;
     switch (row_of(message_class, regime, has_basis, purpose)) {

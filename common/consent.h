@@ -29,6 +29,7 @@ struct consent_record {
     uint32_t allowed_since; // since when informed or granted has held without a break; DAY_NONE: it does not
     uint32_t granted_since; // since when granted has; DAY_NONE: it does not
     char notice[NOTICE_MAX + 1];
+    uint8_t excludes; // bits 1 << enum purpose that its notice does not name (common/consent_notice.h); not stored
 };
 
 extern const char *const consent_state_names[CONSENT_STATES];
@@ -57,7 +58,8 @@ size_t consent_record_encode(const struct consent_record *record, uint8_t out[CO
 //   ov:{p}:c:<tenant>:<b>    hash, the bucket of upper bits b (lower-case hex): field = the pseudonym's 8 bytes less
 //                            the whole bytes that b fixes, value = the record
 //   ov:{p}:changes           stream, entry id <epoch>-0: t tenant, p pseudonym (hex), s state, d since, n notice,
-//                            h hash (hex)
+//                            h hash (hex); s is also erased, rebucketed (a tenant) or notice (added), p zeros then
+//   ov:{p}:notices           hash: version of a notice -> purposes, language, first day, SHA-256 (hex) of its text
 #define CONSENT_KEY_SIZE 80
 #define CONSENT_BITS_DEFAULT 8
 #define CONSENT_BITS_MAX 28

@@ -1,10 +1,11 @@
 #!lua name=openveil
 -- The one door through which consent changes (openveil, FORMATS 4). A Redis Function runs to its end before anything
 -- else does, so a contact's record, the partition's epoch, the chained hash and the change stream move together.
--- Keys of partition p, all in one cluster slot: ov:{p}:meta, ov:{p}:bits, ov:{p}:changes, ov:{p}:c:<tenant>:<bucket>.
+-- Keys of partition p, all in one cluster slot: ov:{p}:meta, ov:{p}:bits, ov:{p}:changes, ov:{p}:notices,
+-- ov:{p}:c:<tenant>:<bucket>.
 -- common/consent.c reads what is written here; common/CONSENT.md shows how to call it.
 
-local VERSION = 1             -- of this library; CONSENT_LIBRARY_VERSION in common/consent_client.c
+local VERSION = 2             -- of this library; CONSENT_LIBRARY_VERSION in common/consent_client.c
 local SCHEMA = '1'            -- of the stored keys
 local RECORD_VERSION = 1
 local STREAM_LENGTH = 1000000 -- changes that the stream keeps; CONSENT_STREAM_KEEPS in common/consent_job.h
@@ -13,6 +14,11 @@ local FIELDS_A_CHANGE = 5
 local BITS_DEFAULT = 8
 local BITS_MAX = 28
 local BUCKET_CONTACTS = 64    -- buckets of a sized tenant begin half to wholly as full; Redis packs up to 128
+local BUCKET_CONTACTS_MAX = 128  -- what Redis packs
+local MOVED_MAX = 250000      -- contacts that one call may move: about a second
+local ERASED_BUCKETS_MAX = 1048576
+local NOTICES_MAX = 1000       -- NOTICES_MAX in common/consent_job.h
+local NOBODY = '0000000000000000' -- the pseudonym of a change that is about no contact
 local NO_HASH = '0000000000000000000000000000000000000000'
 local INFORMED, GRANTED = 1, 2
 local STATES = {informed = INFORMED, granted = GRANTED, refused = 3, withdrawn = 4, objected = 5}
@@ -46,7 +52,7 @@ local function open_partition(key, mode)
     local part = {key = key, prefix = key:sub(1, -5), mode = mode, epoch = 0, hash = NO_HASH, bits = {}}
     part.new = not meta[1]
     if part.new then
-        if redis.call('EXISTS', part.prefix .. 'changes', part.prefix .. 'bits') ~= 0 then
+        if redis.call('EXISTS', part.prefix .. 'changes', part.prefix .. 'bits', part.prefix .. 'notices') ~= 0 then
             return nil, redis.error_reply('OVDAMAGED ' .. key .. ' is gone but its partition is not empty: repair it')
         end
         return part
@@ -100,7 +106,8 @@ local function unpack_record(value)
         return {unreadable = true}
     end
     local _, state, since, allowed_since, granted_since = struct.unpack('>BBHHH', value)
-    return {state = state, since = since, allowed_since = allowed_since, granted_since = granted_since}
+    return {state = state, since = since, allowed_since = allowed_since, granted_since = granted_since,
+        notice = value:sub(9)}
 end
 
 -- The five words of a change, checked; nil and why not.
@@ -124,6 +131,46 @@ local function read_change(args, at, today)
     return change
 end
 
+-- A notice of this partition's store: what it names as bits, and from which day it holds; nil where it is not known.
+-- Until a first notice is added all of them are known, and name everything.
+local function notice_of(part, version)
+    if part.any_notice == nil then
+        part.any_notice = redis.call('EXISTS', part.prefix .. 'notices') == 1
+    end
+    if not part.any_notice then
+        return {purposes = 3, from = 0}
+    end
+    local value = redis.call('HGET', part.prefix .. 'notices', version)
+    if not value then
+        return nil
+    end
+    local purposes, from = value:match('^([123]) %S+ (%d+) %x+$')
+    if not purposes then
+        error('a notice is damaged: repair ' .. part.prefix .. 'notices')
+    end
+    return {purposes = tonumber(purposes), from = tonumber(from)}
+end
+
+-- Why the notice forbids an allowing change, or nil.
+local function notice_refusal(part, change)
+    local notice = notice_of(part, change.notice)
+    if not notice then
+        return 'refused: the notice is not known: openveil notice add'
+    elseif change.since < notice.from then
+        return 'refused: the notice holds only from a later day'
+    end
+    return nil
+end
+
+-- Whether the new notice names a purpose that the old one did not.
+local function names_more(part, old, new)
+    if not part.any_notice or old == new then
+        return false
+    end
+    local before, after = notice_of(part, old), notice_of(part, new)
+    return not before or bit.band(after.purposes, bit.bnot(before.purposes)) ~= 0
+end
+
 -- Why the record forbids the change, or nil.
 local function refusal(old, change)
     if old.unreadable then
@@ -145,17 +192,30 @@ local function refusal(old, change)
     return nil
 end
 
-local function pack_record(old, change)
+-- What a wider notice adds has not been allowed before, so its days begin anew.
+local function pack_record(part, old, change)
     local allowed_since, granted_since = 0, 0
     if not leaves(change.state) then
         local was_allowed = old.state == INFORMED or old.state == GRANTED
-        allowed_since = was_allowed and old.allowed_since or change.since
+        local wider = was_allowed and names_more(part, old.notice, change.notice)
+        allowed_since = was_allowed and not wider and old.allowed_since or change.since
         if change.state == GRANTED then
-            granted_since = old.state == GRANTED and old.granted_since or change.since
+            granted_since = old.state == GRANTED and not wider and old.granted_since or change.since
         end
     end
     return struct.pack('>BBHHH', RECORD_VERSION, change.state, change.since, allowed_since, granted_since)
         .. change.notice
+end
+
+-- The next epoch: chained, and in the stream. It can be refused (an entry of this epoch exists already), so it comes
+-- before everything else that is written.
+local function advance(part, tenant, pseudonym, name, since, notice)
+    local epoch = part.epoch + 1
+    local hash = redis.sha1hex(part.hash .. ' ' .. tenant .. ' ' .. pseudonym .. ' ' .. name .. ' ' .. since .. ' '
+        .. notice)
+    redis.call('XADD', part.prefix .. 'changes', 'MAXLEN', '~', STREAM_LENGTH, decimal(epoch) .. '-0', 't', tenant,
+        'p', pseudonym, 's', name, 'd', since, 'n', notice, 'h', hash)
+    part.epoch, part.hash, part.changed = epoch, hash, true
 end
 
 -- One change: the receipt, or a string that begins with "invalid:" or "refused:".
@@ -165,28 +225,21 @@ local function apply(part, change)
     local bucket, field = place(part, change.tenant, change.pseudonym, chosen)
     local value = redis.call('HGET', bucket, field)
     local old = unpack_record(value)
-    local why = refusal(old, change)
+    local why = refusal(old, change) or (not leaves(change.state) and notice_refusal(part, change)) or nil
     if why then
         return why
     end
-    local new = pack_record(old, change)
+    local new = pack_record(part, old, change)
     if new == value then
         return part.epoch
     end
-    local epoch = part.epoch + 1
-    local since = decimal(change.since)
-    local hash = redis.sha1hex(part.hash .. ' ' .. change.tenant .. ' ' .. change.pseudonym .. ' ' .. change.name
-        .. ' ' .. since .. ' ' .. change.notice)
-    -- The stream first: of the writes below only this one can be refused (an entry of this epoch exists already).
-    redis.call('XADD', part.prefix .. 'changes', 'MAXLEN', '~', STREAM_LENGTH, decimal(epoch) .. '-0', 't',
-        change.tenant, 'p', change.pseudonym, 's', change.name, 'd', since, 'n', change.notice, 'h', hash)
+    advance(part, change.tenant, change.pseudonym, change.name, decimal(change.since), change.notice)
     if not bits then
         redis.call('HSET', part.prefix .. 'bits', change.tenant, chosen)
         part.bits[change.tenant] = chosen
     end
     redis.call('HSET', bucket, field, new)
-    part.epoch, part.hash, part.changed = epoch, hash, true
-    return epoch
+    return part.epoch
 end
 
 -- FCALL openveil_set 1 ov:{PARTITION}:meta MODE TODAY (TENANT PSEUDONYM STATE SINCE NOTICE)...
@@ -254,6 +307,132 @@ local function openveil_size_hint(keys, args)
     return bits
 end
 
+-- The tenant's bucket of that number under a layout.
+local function bucket_key(part, tenant, bucket)
+    return part.prefix .. 'c:' .. tenant .. ':' .. string.format('%x', bucket)
+end
+
+-- What the calls about a whole tenant share: partition, bits (false: no contact), or nil and an error reply.
+local function open_tenant(keys, args, n_args)
+    if #keys ~= 1 or #args ~= n_args or not integer(args[2], 1, 65535) or not integer(args[3], 0, 4294967295) then
+        return nil, redis.error_reply('OVARGS one key, the mode, today and a tenant are needed')
+    end
+    local part, failure = open_partition(keys[1], args[1])
+    if not part then
+        return nil, failure
+    end
+    return part, bits_of(part, args[3])
+end
+
+-- FCALL openveil_erase_tenant 1 ov:{PARTITION}:meta MODE TODAY TENANT
+-- Removes every record of a tenant; the receipt, or a string that says why not.
+local function openveil_erase_tenant(keys, args)
+    local part, bits = open_tenant(keys, args, 3)
+    if not part then
+        return bits
+    end
+    local tenant = args[3]
+    if not bits then
+        return part.epoch
+    elseif 2 ^ bits > ERASED_BUCKETS_MAX then
+        return 'refused: the tenant has more buckets than one call may remove'
+    end
+    advance(part, tenant, NOBODY, 'erased', args[2], '-')
+    for bucket = 0, 2 ^ bits - 1 do
+        redis.call('UNLINK', bucket_key(part, tenant, bucket))
+    end
+    redis.call('HDEL', part.prefix .. 'bits', tenant)
+    save_partition(part)
+    return part.epoch
+end
+
+-- Moves a bucket's contacts into those of the new layout. With more buckets the last goes first, with fewer the first:
+-- then what a bucket is moved into has been emptied before, or is itself.
+local function move_bucket(part, tenant, bucket, bits, new_bits)
+    local fields = redis.call('HGETALL', bucket_key(part, tenant, bucket))
+    redis.call('UNLINK', bucket_key(part, tenant, bucket))
+    local fixed = bits - bits % 8
+    local head = string.format('%0' .. math.max(fixed / 4, 1) .. 'x', math.floor(bucket / 2 ^ (bits - fixed)))
+    for i = 1, #fields, 2 do
+        local pseudonym = (fixed > 0 and head or '') .. fields[i]:gsub('.', function(char)
+            return string.format('%02x', char:byte())
+        end)
+        local to, field = place(part, tenant, pseudonym, new_bits)
+        redis.call('HSET', to, field, fields[i + 1])
+    end
+end
+
+-- FCALL openveil_rebucket 1 ov:{PARTITION}:meta MODE TODAY TENANT BITS
+-- Cuts the tenant's buckets by another number of bits, in one step; the receipt, or a string that says why not.
+local function openveil_rebucket(keys, args)
+    local part, bits = open_tenant(keys, args, 4)
+    if not part then
+        return bits
+    end
+    local tenant, new_bits = args[3], integer(args[4], 0, BITS_MAX)
+    if not new_bits or 2 ^ new_bits > ERASED_BUCKETS_MAX then
+        return 'invalid: the bits are not a number from 0 to 20'
+    elseif not bits then
+        return 'refused: the tenant has no contact'
+    elseif bits == new_bits then
+        return part.epoch
+    elseif 2 ^ bits > ERASED_BUCKETS_MAX then
+        return 'refused: the tenant has more buckets than one call may move'
+    end
+    local contacts = 0
+    for bucket = 0, 2 ^ bits - 1 do
+        contacts = contacts + redis.call('HLEN', bucket_key(part, tenant, bucket))
+    end
+    if contacts > MOVED_MAX then
+        return 'refused: the tenant has ' .. decimal(contacts) .. ' contacts; one call moves up to ' .. decimal(MOVED_MAX)
+    elseif contacts > BUCKET_CONTACTS_MAX / 2 * 2 ^ new_bits then
+        return 'refused: more than 64 contacts a bucket: too few bits for ' .. decimal(contacts) .. ' contacts'
+    end
+    advance(part, tenant, NOBODY, 'rebucketed', args[2], '-')
+    local first, last, step = 0, 2 ^ bits - 1, 1
+    if new_bits > bits then
+        first, last, step = last, first, -1
+    end
+    for bucket = first, last, step do
+        move_bucket(part, tenant, bucket, bits, new_bits)
+    end
+    redis.call('HSET', part.prefix .. 'bits', tenant, new_bits)
+    save_partition(part)
+    return part.epoch
+end
+
+-- FCALL openveil_notice_add 1 ov:{PARTITION}:meta MODE TODAY VERSION PURPOSES LANGUAGE FROM HASH
+-- PURPOSES: 1 deliverability, 2 inactivity, 3 both. The receipt, or a string that says why not.
+local function openveil_notice_add(keys, args)
+    local today = #keys == 1 and #args == 7 and integer(args[2], 1, 65535)
+    if not today then
+        return redis.error_reply('OVARGS one key, the mode, today and the five words of a notice are needed')
+    end
+    local part, failure = open_partition(keys[1], args[1])
+    if not part then
+        return failure
+    end
+    local version, purposes, language, from, hash = args[3], args[4], args[5], args[6], args[7]
+    if #version < 1 or #version > 32 or not version:find('^[\32-\126]+$') or version == '-'
+        or not purposes:find('^[123]$') or #language > 35 or not language:find('^[%w-]+$')
+        or not integer(from, 1, 65535) or #hash ~= 64 or not hash:find('^%x+$') then
+        return 'invalid: the words of the notice are wrong'
+    end
+    local value = purposes .. ' ' .. language .. ' ' .. from .. ' ' .. hash
+    local stored = redis.call('HGET', part.prefix .. 'notices', version)
+    if stored == value then
+        return part.epoch
+    elseif stored then
+        return 'refused: a notice of that version exists and is another'
+    elseif redis.call('HLEN', part.prefix .. 'notices') >= NOTICES_MAX then
+        return 'refused: there are as many notices as there may be'
+    end
+    advance(part, '0', NOBODY, 'notice', from, version)
+    redis.call('HSET', part.prefix .. 'notices', version, value)
+    save_partition(part)
+    return part.epoch
+end
+
 -- Declared as a writing function on purpose: a replica, or a primary that may not write, answers with an error, and a
 -- client that asks when it connects learns that its answers could be stale.
 local function openveil_version()
@@ -262,4 +441,7 @@ end
 
 redis.register_function('openveil_set', openveil_set)
 redis.register_function('openveil_size_hint', openveil_size_hint)
+redis.register_function('openveil_erase_tenant', openveil_erase_tenant)
+redis.register_function('openveil_rebucket', openveil_rebucket)
+redis.register_function('openveil_notice_add', openveil_notice_add)
 redis.register_function('openveil_version', openveil_version)

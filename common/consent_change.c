@@ -25,18 +25,18 @@ static void fail_call(struct consent_job *job, const redisReply *reply) {
         job_fail_drop(job, "Redis refuses changes of partition %" PRIu32 ": %.300s", job->partition, reply->str);
 }
 
-static bool read_result(struct consent_change *change, const redisReply *reply) {
-    change->reason[0] = '\0';
-    if (reply->type == REDIS_REPLY_INTEGER && reply->integer > 0) {
-        change->result = reply->integer;
+static bool read_result(int64_t *result, char *reason, size_t size, const redisReply *reply) {
+    reason[0] = '\0';
+    if (reply->type == REDIS_REPLY_INTEGER && reply->integer >= 0) {
+        *result = reply->integer;
         return true;
     }
     if (reply->type != REDIS_REPLY_STRING)
         return false;
     // "refused: …" or "invalid: …"
     const char *colon = strstr(reply->str, ": ");
-    change->result = strncmp(reply->str, "refused", 7) == 0 ? ERR_REFUSED : ERR_INVALID;
-    snprintf(change->reason, sizeof change->reason, "%s", colon == NULL ? reply->str : colon + 2);
+    *result = strncmp(reply->str, "refused", 7) == 0 ? ERR_REFUSED : ERR_INVALID;
+    snprintf(reason, size, "%s", colon == NULL ? reply->str : colon + 2);
     return true;
 }
 
@@ -46,8 +46,19 @@ static void on_applied(void *arg, const redisReply *reply) {
         return;
     bool good = reply->type == REDIS_REPLY_ARRAY && reply->elements == job->n;
     for (size_t i = 0; good && i < job->n; i++)
-        good = read_result(&job->changes[i], reply->element[i]);
+        good = read_result(&job->changes[i].result, job->changes[i].reason, sizeof job->changes[i].reason,
+                           reply->element[i]);
     if (good)
+        job_finish(job);
+    else
+        fail_call(job, reply);
+}
+
+static void on_called(void *arg, const redisReply *reply) {
+    struct consent_job *job = arg;
+    if (!job_answer(job, reply))
+        return;
+    if (read_result(&job->call->result, job->call->reason, sizeof job->call->reason, reply))
         job_finish(job);
     else
         fail_call(job, reply);
@@ -71,6 +82,19 @@ static void send_size_hint(struct consent_job *job, const char *meta) {
                                      redis_text(meta),    redis_text(job_mode(job)),        redis_text(tenant),
                                      redis_text(contacts)};
     job_send(job, args, ARRAY_LEN(args), on_sized);
+}
+
+static void send_call(struct consent_job *job, const char *meta) {
+    char today[12];
+    struct redis_arg args[WORDS_BEFORE + CONSENT_CALL_WORDS_MAX];
+    size_t n = 0;
+    snprintf(today, sizeof today, "%" PRIu32, job->today);
+    const char *const before[] = {"FCALL", job->call->function, "1", meta, job_mode(job), today};
+    for (; n < ARRAY_LEN(before); n++)
+        args[n] = redis_text(before[n]);
+    for (size_t i = 0; i < job->call->n_words; i++)
+        args[n++] = redis_text(job->call->words[i]);
+    job_send(job, args, n, on_called);
 }
 
 static void send_changes(struct consent_job *job, const char *meta) {
@@ -108,10 +132,12 @@ done:
 
 void consent_change_begin(struct consent_job *job) {
     char meta[CONSENT_KEY_SIZE];
-    CHECK(job->kind == JOB_APPLY || job->kind == JOB_SIZE);
+    CHECK(job->kind == JOB_APPLY || job->kind == JOB_SIZE || job->kind == JOB_CALL);
     snprintf(meta, sizeof meta, "ov:{%" PRIu32 "}:meta", job->partition);
     if (job->kind == JOB_SIZE)
         send_size_hint(job, meta);
+    else if (job->kind == JOB_CALL)
+        send_call(job, meta);
     else
         send_changes(job, meta);
 }

@@ -6,7 +6,7 @@
 #include <stdarg.h>
 #include <uv.h>
 
-#define CONSENT_LIBRARY_VERSION 1
+#define CONSENT_LIBRARY_VERSION 2
 #define JOBS_ACTIVE_MAX 8u
 #define TICKS_TO_EXPIRE 4u
 #define PROBLEM_SIZE 400
@@ -79,6 +79,7 @@ static void client_problem(struct consent_client *client, const char *text) {
 static void job_free(struct consent_job *job) {
     free(job->items);
     free(job->layouts);
+    free(job->notices);
     free(job);
 }
 
@@ -384,6 +385,14 @@ int consent_client_scan(struct consent_client *client, uint32_t partition, uint3
     return client_add(client, &job);
 }
 
+int consent_client_notices(struct consent_client *client, uint32_t partition, consent_notices_fn each,
+                           consent_done_fn done, void *arg) {
+    CHECK(each != NULL);
+    struct consent_job job = {
+        .kind = JOB_LOOKUP, .partition = partition, .each_notice = each, .done = done, .arg = arg};
+    return client_add(client, &job);
+}
+
 int consent_client_apply(struct consent_client *client, uint32_t partition, struct consent_change *changes, size_t n,
                          uint32_t today, consent_done_fn done, void *arg) {
     if (n == 0 || n > CONSENT_CHANGES_MAX)
@@ -397,6 +406,16 @@ int consent_client_size_hint(struct consent_client *client, uint32_t partition, 
                              consent_done_fn done, void *arg) {
     struct consent_job job = {
         .kind = JOB_SIZE, .partition = partition, .tenant = tenant, .contacts = contacts, .done = done, .arg = arg};
+    return client_add(client, &job);
+}
+
+int consent_client_call(struct consent_client *client, uint32_t partition, struct consent_call *call, uint32_t today,
+                        consent_done_fn done, void *arg) {
+    CHECK(call->n_words <= CONSENT_CALL_WORDS_MAX);
+    call->result = ERR_UNREACHABLE;
+    call->reason[0] = '\0';
+    struct consent_job job = {
+        .kind = JOB_CALL, .partition = partition, .call = call, .today = today, .done = done, .arg = arg};
     return client_add(client, &job);
 }
 

@@ -332,7 +332,7 @@ static void scan_send(struct consent_follow *follow) {
 }
 
 // ---- the streams ----------------------------------------------------------------------------------------------------
-// One change; false where it does not follow the last one, and a scan is due.
+// One change; false where it does not follow the last one or erased a tenant, and a scan is due.
 static bool entry_read(struct consent_follow *follow, struct consent_stamp *told, const redisReply *entry) {
     char id[32];
     uint64_t tenant;
@@ -346,13 +346,16 @@ static bool entry_read(struct consent_follow *follow, struct consent_stamp *told
     if (t == NULL || p == NULL || s == NULL || h == NULL || s->type != REDIS_REPLY_STRING)
         return false;
     int state = consent_state_parse(s->str);
-    if (state < 0 || reply_u64(t, UINT32_MAX, &tenant) != 0 || reply_hex(p, bytes, sizeof bytes) != 0 ||
+    // A change that is about no contact and leaves all of them as they are.
+    bool other = reply_is_text(s, "rebucketed") || reply_is_text(s, "notice");
+    if ((state < 0 && !other) || reply_u64(t, UINT32_MAX, &tenant) != 0 || reply_hex(p, bytes, sizeof bytes) != 0 ||
         reply_hex(h, hash, sizeof hash) != 0)
         return false;
     uint64_t pseudonym = 0;
     for (size_t i = 0; i < sizeof bytes; i++)
         pseudonym = pseudonym << 8 | bytes[i];
-    follow->hooks.state(follow->hooks.arg, (uint32_t)tenant, pseudonym, (uint8_t)state);
+    if (!other)
+        follow->hooks.state(follow->hooks.arg, (uint32_t)tenant, pseudonym, (uint8_t)state);
     told->epoch++;
     memcpy(told->hash, hash, sizeof hash);
     return true;

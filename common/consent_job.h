@@ -3,6 +3,7 @@
 #ifndef OPENVEIL_CONSENT_JOB_H
 #define OPENVEIL_CONSENT_JOB_H
 
+#include "common/consent_notice.h"
 #include "common/consent_store.h"
 #include "common/redis_link.h"
 
@@ -12,7 +13,7 @@
 #define CONSENT_STREAM_KEEPS 1000000u
 #define CONSENT_SCHEMA "1"
 
-enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE };
+enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE, JOB_CALL };
 enum job_step { STEP_OPENING, STEP_BUCKETS, STEP_CLOSING };
 
 struct consent_item {
@@ -49,6 +50,8 @@ struct consent_job {
     struct consent_stamp from;   // the store must lead on from it
     struct consent_stamp stamp;  // what it had reached when last read
     bool layout_moved;
+    struct consent_notice *notices;
+    size_t n_notices;
     struct consent_layout *layouts; // ascending tenants
     size_t n_layouts;
     struct consent_cursor sent;
@@ -57,10 +60,12 @@ struct consent_job {
     struct consent_item *items;    // the same, sorted by tenant and pseudonym
     size_t n;                      // queries, or changes
     consent_each_fn each;          // JOB_SCAN
+    consent_notices_fn each_notice; // a JOB_LOOKUP of no contact may be about the notices
     struct consent_change *changes; // JOB_APPLY; the caller's
     uint32_t today;
     uint32_t tenant;   // JOB_SIZE
     uint64_t contacts; // JOB_SIZE
+    struct consent_call *call; // JOB_CALL; the caller's
 };
 
 // A connection exists: say what the job has to say. Ends in job_finish, at once or once the answers are in.

@@ -137,6 +137,37 @@ static bool read_layouts(struct consent_job *job, size_t chunk, const redisReply
     return true;
 }
 
+static int notice_compare(const void *left, const void *right) {
+    const struct consent_notice *a = left, *b = right;
+    return strcmp(a->version, b->version);
+}
+
+static bool read_notices(struct consent_job *job, const redisReply *reply) {
+    free(job->notices);
+    job->notices = NULL;
+    job->n_notices = 0;
+    bool good = reply->type == REDIS_REPLY_ARRAY && reply->elements % 2 == 0 && reply->elements <= 2 * NOTICES_MAX;
+    if (good && reply->elements > 0 && (job->notices = calloc(reply->elements / 2, sizeof *job->notices)) == NULL) {
+        job_fail(job, ERR_NOMEM, "out of memory for the notices");
+        return false;
+    }
+    for (size_t i = 0; good && i < reply->elements; i += 2) {
+        const redisReply *version = reply->element[i], *value = reply->element[i + 1];
+        good = version->type == REDIS_REPLY_STRING && value->type == REDIS_REPLY_STRING &&
+               consent_notice_parse(version->str, version->len, value->str, value->len,
+                                    &job->notices[job->n_notices++]) == 0;
+    }
+    if (!good) {
+        job_fail_drop(job, "the notices of partition %" PRIu32 " in Redis cannot be read", job->partition);
+        return false;
+    }
+    if (job->n_notices > 1)
+        qsort(job->notices, job->n_notices, sizeof *job->notices, notice_compare);
+    if (job->each_notice != NULL)
+        job->each_notice(job->arg, job->notices, job->n_notices);
+    return true;
+}
+
 // ---- steps ----------------------------------------------------------------------------------------------------------
 static void round_begin(struct consent_job *job) {
     job->step = STEP_OPENING;
@@ -162,6 +193,10 @@ static void checks_done(struct consent_job *job) {
     }
 }
 
+static size_t layout_chunks(const struct consent_job *job) {
+    return (job->n_layouts + TENANTS_A_COMMAND - 1) / TENANTS_A_COMMAND;
+}
+
 static void on_check(void *arg, const redisReply *reply) {
     struct consent_job *job = arg;
     if (!job_answer(job, reply))
@@ -173,8 +208,10 @@ static void on_check(void *arg, const redisReply *reply) {
         good = read_meta(job, reply);
     else if (index < first_layout)
         good = read_continuity(job, reply);
-    else
+    else if (index < first_layout + layout_chunks(job))
         good = read_layouts(job, index - first_layout, reply);
+    else
+        good = read_notices(job, reply);
     if (good && job->outstanding == 0)
         checks_done(job);
 }
@@ -202,6 +239,12 @@ static void send_checks(struct consent_job *job) {
             args[2 + n] = redis_text(names[n]);
         }
         job_send(job, args, 2 + n, on_check);
+    }
+    if (job->step == STEP_OPENING && (job->n_layouts > 0 || job->each_notice != NULL)) {
+        char notices[CONSENT_KEY_SIZE];
+        snprintf(notices, sizeof notices, "ov:{%" PRIu32 "}:notices", job->partition);
+        const struct redis_arg args[] = {redis_text("HGETALL"), redis_text(notices)};
+        job_send(job, args, ARRAY_LEN(args), on_check);
     }
 }
 
@@ -239,6 +282,7 @@ static bool read_group(struct consent_job *job, const redisReply *reply) {
         struct consent_query *query = &job->queries[job->items[job->answered.at + i].query];
         if (value->type == REDIS_REPLY_STRING) {
             consent_record_decode((const uint8_t *)value->str, value->len, &query->record);
+            consent_notices_apply(job->notices, job->n_notices, &query->record);
         } else if (value->type != REDIS_REPLY_NIL) {
             job_fail_drop(job, "Redis answers a contact of partition %" PRIu32 " with something else", job->partition);
             return false;
@@ -285,6 +329,7 @@ static bool read_bucket(struct consent_job *job, const redisReply *reply) {
                consent_field_pseudonym((const uint8_t *)field->str, field->len, bits, bucket, &pseudonym);
         if (good) {
             consent_record_decode((const uint8_t *)value->str, value->len, &record);
+            consent_notices_apply(job->notices, job->n_notices, &record);
             job->each(job->arg, pseudonym, &record);
         }
     }

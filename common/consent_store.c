@@ -1,9 +1,11 @@
 // The blocking face of the consent client: a loop of its own that runs until the answer is in.
 #include "common/consent_store.h"
 
+#include "common/consent_notice.h"
 #include "common/token.h"
 
 #include <inttypes.h>
+#include <string.h>
 #include <uv.h>
 
 #define CHANGES_A_CALL 500u
@@ -159,4 +161,109 @@ int consent_store_size_hint(struct consent_store *store, uint32_t tenant, uint64
     store_made(store, consent_client_size_hint(store->client, partition_of(tenant, store->partitions), tenant, contacts,
                                                on_done, store));
     return store_settle(store, err);
+}
+
+struct scanning {
+    struct consent_store *store;
+    consent_each_fn each;
+    void *arg;
+};
+
+static void on_scanned(void *arg, uint64_t pseudonym, const struct consent_record *record) {
+    const struct scanning *scanning = arg;
+    scanning->each(scanning->arg, pseudonym, record);
+}
+
+static void on_scan_done(void *arg, int status, const struct consent_stamp *stamp) {
+    const struct scanning *scanning = arg;
+    on_done(scanning->store, status, stamp);
+}
+
+int consent_store_scan(struct consent_store *store, uint32_t tenant, consent_each_fn each, void *arg,
+                       struct err *err) {
+    uint32_t partition = partition_of(tenant, store->partitions);
+    struct scanning scanning = {.store = store, .each = each, .arg = arg};
+    store->status = 0;
+    store_made(store, consent_client_scan(store->client, partition, tenant, NULL, on_scanned, on_scan_done, &scanning));
+    return store_settle(store, err);
+}
+
+// ---- calls about more than one contact ------------------------------------------------------------------------------
+static int64_t store_call(struct consent_store *store, uint32_t partition, struct consent_call *call,
+                          struct err *err) {
+    store->status = 0;
+    store_made(store, consent_client_call(store->client, partition, call, clock_today(&store->clock), on_done, store));
+    int rc = store_settle(store, err);
+    if (rc != 0)
+        return rc;
+    if (call->result < 0)
+        return err_set(err, (int)call->result, "refused: %s", call->reason);
+    return call->result;
+}
+
+int64_t consent_store_erase_tenant(struct consent_store *store, uint32_t tenant, struct err *err) {
+    char id[12];
+    snprintf(id, sizeof id, "%" PRIu32, tenant);
+    struct consent_call call = {.function = "openveil_erase_tenant", .words = {id}, .n_words = 1};
+    return store_call(store, partition_of(tenant, store->partitions), &call, err);
+}
+
+int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uint32_t bits, struct err *err) {
+    char id[12], number[12];
+    snprintf(id, sizeof id, "%" PRIu32, tenant);
+    snprintf(number, sizeof number, "%" PRIu32, bits);
+    struct consent_call call = {.function = "openveil_rebucket", .words = {id, number}, .n_words = 2};
+    return store_call(store, partition_of(tenant, store->partitions), &call, err);
+}
+
+int consent_store_notice_add(struct consent_store *store, const struct consent_notice *notice, struct err *err) {
+    char purposes[12], from[12], hash[2 * SHA256_SIZE + 1];
+    snprintf(purposes, sizeof purposes, "%u", notice->purposes);
+    snprintf(from, sizeof from, "%" PRIu32, notice->from);
+    hex_encode(notice->hash, SHA256_SIZE, hash);
+    for (uint32_t partition = 0; partition < store->partitions; partition++) {
+        struct consent_call call = {.function = "openveil_notice_add",
+                                    .words = {notice->version, purposes, notice->language, from, hash},
+                                    .n_words = 5};
+        int64_t rc = store_call(store, partition, &call, err);
+        if (rc < 0)
+            return (int)rc;
+    }
+    return 0;
+}
+
+struct listing {
+    struct consent_store *store;
+    struct consent_notice *notices;
+    size_t n;
+};
+
+static void on_notices(void *arg, const struct consent_notice *notices, size_t n) {
+    struct listing *listing = arg;
+    free(listing->notices); // of a round that was repeated
+    listing->notices = calloc(n + 1, sizeof *notices);
+    listing->n = listing->notices == NULL ? 0 : n;
+    if (listing->n > 0)
+        memcpy(listing->notices, notices, n * sizeof *notices);
+}
+
+static void on_listed(void *arg, int status, const struct consent_stamp *stamp) {
+    struct listing *listing = arg;
+    on_done(listing->store, status, stamp);
+}
+
+int consent_store_notices(struct consent_store *store, struct consent_notice **notices, size_t *n, struct err *err) {
+    struct listing listing = {.store = store};
+    store->status = 0;
+    store_made(store, consent_client_notices(store->client, 0, on_notices, on_listed, &listing));
+    int rc = store_settle(store, err);
+    if (rc == 0 && listing.notices == NULL)
+        rc = err_set(err, ERR_NOMEM, "out of memory for the notices");
+    if (rc != 0) {
+        free(listing.notices);
+        return rc;
+    }
+    *notices = listing.notices;
+    *n = listing.n;
+    return 0;
 }

@@ -45,6 +45,20 @@ int consent_store_get_many(struct consent_store *store, uint32_t tenant, const u
 // Before a large import of a tenant without any contact yet: chooses the bucket bits for `contacts`.
 int consent_store_size_hint(struct consent_store *store, uint32_t tenant, uint64_t contacts,
                             struct err *err) MUST_CHECK;
+// Every record of a tenant; `each` may have been called before an error.
+typedef void (*consent_each_fn)(void *arg, uint64_t pseudonym, const struct consent_record *record);
+int consent_store_scan(struct consent_store *store, uint32_t tenant, consent_each_fn each, void *arg,
+                       struct err *err) MUST_CHECK;
+// Removes all of a tenant, or cuts its buckets anew: the receipt, or a negative ERR_* with the reason in `err`.
+int64_t consent_store_erase_tenant(struct consent_store *store, uint32_t tenant, struct err *err) MUST_CHECK;
+int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uint32_t bits, struct err *err) MUST_CHECK;
+// Adds a notice to every partition; adding it again, after an error, is harmless.
+struct consent_notice;
+int consent_store_notice_add(struct consent_store *store, const struct consent_notice *notice, struct err *err)
+    MUST_CHECK;
+// The notices of the first partition, in the caller's memory (free); ascending versions.
+int consent_store_notices(struct consent_store *store, struct consent_notice **notices, size_t *n, struct err *err)
+    MUST_CHECK;
 
 // ---- asynchronous, on the thread of its uv loop ---------------------------------------------------------------------
 struct consent_client;
@@ -71,10 +85,13 @@ int consent_client_lookup(struct consent_client *client, uint32_t partition, str
                           const struct consent_stamp *known, consent_done_fn done, void *arg) MUST_CHECK;
 // Every record of a tenant, bucket by bucket; `each` may be called many times before `done`, also where that then says
 // ERR_UNREACHABLE. `each` must not call the client.
-typedef void (*consent_each_fn)(void *arg, uint64_t pseudonym, const struct consent_record *record);
 int consent_client_scan(struct consent_client *client, uint32_t partition, uint32_t tenant,
                         const struct consent_stamp *known, consent_each_fn each, consent_done_fn done,
                         void *arg) MUST_CHECK;
+// The notices of a partition: `notices`, ascending versions, is valid during the call.
+typedef void (*consent_notices_fn)(void *arg, const struct consent_notice *notices, size_t n);
+int consent_client_notices(struct consent_client *client, uint32_t partition, consent_notices_fn each,
+                           consent_done_fn done, void *arg) MUST_CHECK;
 // Applies up to CONSENT_CHANGES_MAX changes of tenants in one partition, in order, in one step of Redis: the outcome of
 // each is in its `result`. `today` refuses days after tomorrow. Status 0: Redis answered; ERR_UNREACHABLE: it may or
 // may not have applied them, and applying again is harmless; ERR_REFUSED: the store is of the other mode. No stamp.
@@ -84,6 +101,18 @@ int consent_client_apply(struct consent_client *client, uint32_t partition, stru
 // Chooses the bucket bits of a tenant that has no contact yet; does nothing for others.
 int consent_client_size_hint(struct consent_client *client, uint32_t partition, uint32_t tenant, uint64_t contacts,
                              consent_done_fn done, void *arg) MUST_CHECK;
+// Calls a Function of the library about more than one contact: FCALL function 1 ov:{partition}:meta MODE TODAY words…;
+// the outcome is in `result` and `reason`, as that of a change. Status as that of consent_client_apply.
+#define CONSENT_CALL_WORDS_MAX 8
+struct consent_call {
+    const char *function;
+    const char *words[CONSENT_CALL_WORDS_MAX];
+    size_t n_words;
+    int64_t result;
+    char reason[120];
+};
+int consent_client_call(struct consent_client *client, uint32_t partition, struct consent_call *call, uint32_t today,
+                        consent_done_fn done, void *arg) MUST_CHECK;
 bool consent_client_connected(const struct consent_client *client);
 // What last went wrong, a sentence for people; empty where nothing did. Valid until the loop's next turn.
 const char *consent_client_problem(const struct consent_client *client);

@@ -1,4 +1,5 @@
 // The consent store against a real Redis: the rules of change, and look-ups on a loop.
+#include "common/consent_notice.h"
 #include "tests/consent_fixture.h"
 
 // ---- rules ----------------------------------------------------------------------------------------------------------
@@ -255,8 +256,34 @@ static void scans_find_every_contact(void **unused) {
     consent_store_close(store);
 }
 
+static void notices_reach_every_reader(void **unused) {
+    (void)unused;
+    struct consent_store *store = store_open();
+    struct consent_notice notice = {.version = "v1", .purposes = 1u << PURPOSE_INACTIVITY, .language = "fr", .from = 19000};
+    struct err err = {""};
+    apply_one(store, change_of(7, 1, CONSENT_GRANTED, 19000, "v1"));
+    apply_one(store, change_of(7, 2, CONSENT_GRANTED, 19000, "v0"));
+    apply_one(store, change_of(7, 3, CONSENT_OBJECTED, 19000, "-"));
+    assert_int_equal(get_one(store, 7, 1).excludes, 0);
+    assert_int_equal(consent_store_notice_add(store, &notice, &err), 0);
+    assert_int_equal(get_one(store, 7, 1).excludes, 1u << PURPOSE_DELIVERABILITY);
+    assert_int_equal(get_one(store, 7, 2).excludes, PURPOSES_ALL);
+    assert_int_equal(get_one(store, 7, 3).excludes, 0);
+    assert_int_equal(apply_one(store, change_of(7, 4, CONSENT_GRANTED, 19001, "v0")), ERR_REFUSED);
+    // In the store of every partition, and a reader that knows what was there before is led on.
+    assert_int_equal(apply_one(store, change_of(UINT32_MAX, 4, CONSENT_GRANTED, 19001, "v0")), ERR_REFUSED);
+    assert_true(apply_one(store, change_of(UINT32_MAX, 4, CONSENT_GRANTED, 19001, "v1")) > 0);
+    assert_true(consent_store_rebucket(store, 7, 3, &err) > 0);
+    assert_int_equal(get_one(store, 7, 2).state, CONSENT_GRANTED);
+    assert_true(consent_store_erase_tenant(store, 7, &err) > 0);
+    assert_int_equal(get_one(store, 7, 2).state, CONSENT_UNKNOWN);
+    assert_int_equal(consent_store_rebucket(store, 7, 3, &err), ERR_REFUSED);
+    consent_store_close(store);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(notices_reach_every_reader, fresh),
         cmocka_unit_test_setup(every_change_of_state, fresh),
         cmocka_unit_test_setup(repeating_is_harmless, fresh),
         cmocka_unit_test_setup(damaged_records_can_only_be_left, fresh),

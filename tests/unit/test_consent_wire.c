@@ -6,15 +6,16 @@
 #include <poll.h>
 #include <pthread.h>
 
-#define VERSION ":1\r\n"
+#define VERSION ":2\r\n"
 #define META "*4\r\n$10\r\nproduction\r\n$1\r\n1\r\n$40\r\n00112233445566778899aabbccddeeff00112233\r\n$1\r\n1\r\n"
 #define BITS "*1\r\n$1\r\n8\r\n"
 #define RECORD "*1\r\n$10\r\n\x01\x02\x4a\x38\x4a\x38\x4a\x38v1\r\n"
 // The closing check proves that it leads on from the opening one.
 #define CHANGES                                                                                                      \
     "*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\nh\r\n$40\r\n00112233445566778899aabbccddeeff00112233\r\n"
-#define CONVERSATION VERSION, META, BITS, RECORD, META, CHANGES, BITS
-#define REPLIES_MAX 8
+#define NOTICES "*0\r\n"
+#define CONVERSATION VERSION, META, BITS, NOTICES, RECORD, META, CHANGES, BITS
+#define REPLIES_MAX 9
 #define PATIENT_MS 5000 // where the answer must come
 #define HASTY_MS 60     // where it must not
 
@@ -195,8 +196,9 @@ static void a_wrong_reply_in_every_place(void **unused) {
             struct consent_query query = {.tenant = 7, .pseudonym = 5};
             char problem[512];
             // The same epoch and hash need no proof: what the stream says then is only looked at for its form.
-            bool harmless = place == 5 && wrong[i][0] == '*' && wrong[i][1] >= '0' && wrong[i][1] <= '4' &&
+            bool harmless = place == 6 && wrong[i][0] == '*' && wrong[i][1] >= '0' && wrong[i][1] <= '4' &&
                             wrong[i][2] == '\r' && strstr(wrong[i], "*1\r\n*1\r\n") == NULL;
+            harmless |= place == 3 && strcmp(wrong[i], NOTICES) == 0;
             fake.replies[place] = wrong[i];
             int status = ask_fake(&fake, &query, problem);
             if (status != ERR_UNREACHABLE && !harmless)

@@ -148,6 +148,25 @@ static void an_emptied_store_empties_the_list(void **state) {
     assert_true(wait_holds(TENANT, 2, true) < WAIT_MS);
 }
 
+static void an_erased_tenant_is_forgotten(void **state) {
+    (void)state;
+    struct err err = {""};
+    for (uint64_t i = 0; i < 100; i++)
+        set_state(TENANT, i << 55, CONSENT_OBJECTED, DAY);
+    set_state(OTHER, 1, CONSENT_OBJECTED, DAY);
+    list_begin("");
+    assert_true(wait_use(true));
+    assert_true(consent_store_rebucket(store, TENANT, 3, &err) > 0);
+    set_state(TENANT, 1, CONSENT_OBJECTED, DAY); // told after the layout moved
+    assert_true(wait_holds(TENANT, 1, true) < WAIT_MS);
+    assert_int_equal(drop_list_facts(list).contacts, 102);
+    assert_true(consent_store_erase_tenant(store, TENANT, &err) > 0);
+    assert_true(wait_holds(TENANT, 1, false) < WAIT_MS);
+    assert_true(wait_use(true));
+    assert_int_equal(drop_list_facts(list).contacts, 1);
+    assert_true(drop_view_holds(&view, OTHER, 1));
+}
+
 static void limits_and_refusals(void **state) {
     (void)state;
     for (uint64_t i = 1; i < 5; i++)
@@ -174,6 +193,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(no_redis_no_list, begin, end),
         cmocka_unit_test_setup_teardown(a_cut_stream_is_scanned_again, begin, end),
         cmocka_unit_test_setup_teardown(an_emptied_store_empties_the_list, begin, end),
+        cmocka_unit_test_setup_teardown(an_erased_tenant_is_forgotten, begin, end),
         cmocka_unit_test_setup_teardown(limits_and_refusals, begin, end),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
