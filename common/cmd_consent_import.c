@@ -1,4 +1,4 @@
-// `openveil consent import`: many contacts of one tenant. First every line is checked and kept, pseudonymised, in a
+// `openveil consent import|inform`: many contacts of one tenant. First every line is checked and kept, pseudonymised, in a
 // temporary file without a name; only then does anything change. Memory stays small whatever the file's length.
 #include "common/commands.h"
 #include "common/consent_store.h"
@@ -28,15 +28,28 @@ struct import {
     const char *path; // "-": standard input
     uint32_t tenant;
     uint32_t tomorrow;
+    const char *inform_notice; // NULL: import; else every line is a contact that was shown this notice
+    uint32_t inform_since;
     struct hmac_key key;
     FILE *kept;
     FILE *rejects; // opened with the first one
     uint64_t n_lines;
     uint64_t n_done;
     uint64_t n_refused;
+    uint64_t n_stayed; // informed: their record says more, or something later
     int64_t receipt; // the last one
     int64_t told_ms;
 };
+
+static int contact_check(const struct import *import, const char *line, size_t len, struct kept *kept,
+                         struct err *err) {
+    *kept = (struct kept){.since = (uint16_t)import->inform_since, .state = CONSENT_INFORMED};
+    if (!contact_id_valid(line, len))
+        return err_set(err, ERR_INVALID, "the contact must be 1 to %d bytes of UTF-8 without a tab", CONTACT_ID_MAX);
+    kept->pseudonym = pseudonym_of(&import->key, import->tenant, line, len);
+    snprintf(kept->notice, sizeof kept->notice, "%s", import->inform_notice);
+    return 0;
+}
 
 static int line_check(const struct import *import, char *line, size_t len, struct kept *kept, struct err *err) {
     char *fields[5];
@@ -87,7 +100,8 @@ static int import_check(struct import *import, struct err *err) {
     size_t len;
     int rc = lines_open(&lines, import->path, err);
     while (rc == 0 && (rc = lines_next(lines, &line, &len, err)) == 1) {
-        rc = line_check(import, line, len, &kept, &why);
+        rc = import->inform_notice == NULL ? line_check(import, line, len, &kept, &why)
+                                           : contact_check(import, line, len, &kept, &why);
         if (rc != 0)
             rc = err_set(err, rc, "line %" PRIu64 ": %s; nothing was changed", lines_number(lines), why.text);
         else if (fwrite(&kept, sizeof kept, 1, import->kept) != 1)
@@ -131,6 +145,12 @@ static void tell_progress(struct import *import) {
     fprintf(stderr, "openveil: %" PRIu64 " of %" PRIu64 " lines\n", import->n_done, import->n_lines);
 }
 
+// A contact that already said more than "informed", or whose record is newer, keeps it: objections win.
+static bool stays(const struct import *import, const char *reason) {
+    return import->inform_notice != NULL && (strncmp(reason, "informed can follow", 19) == 0 ||
+                                             strncmp(reason, "the record holds a later day", 28) == 0);
+}
+
 static int apply_chunk(struct import *import, struct consent_store *store, struct consent_change *changes, size_t n,
                        struct err *err) {
     struct kept kept;
@@ -145,7 +165,9 @@ static int apply_chunk(struct import *import, struct consent_store *store, struc
     if (rc != 0)
         return rc;
     for (size_t i = 0; i < n; i++) {
-        if (changes[i].result < 0)
+        if (changes[i].result < 0 && stays(import, changes[i].reason))
+            import->n_stayed++;
+        else if (changes[i].result < 0)
             reject(import, import->n_done + i + 1, changes[i].reason);
         else
             import->receipt = changes[i].result;
@@ -179,9 +201,13 @@ static int import_apply(struct import *import, struct err *err) {
 }
 
 static int import_report(const struct import *import, bool json) {
-    uint64_t applied = import->n_lines - import->n_refused;
+    uint64_t applied = import->n_lines - import->n_refused - import->n_stayed;
     CHECK(import->n_done == import->n_lines && import->n_refused <= import->n_lines);
-    if (json)
+    if (import->inform_notice != NULL)
+        printf(json ? "{\"informed\":%" PRIu64 ",\"stayed\":%" PRIu64 ",\"refused\":%" PRIu64 "}\n"
+                    : "informed %" PRIu64 ", stayed as they were %" PRIu64 ", refused %" PRIu64 "\n",
+               applied, import->n_stayed, import->n_refused);
+    else if (json)
         printf("{\"applied\":%" PRIu64 ",\"refused\":%" PRIu64 ",\"receipt\":%" PRId64 "}\n", applied, import->n_refused,
                import->receipt);
     else
@@ -210,22 +236,41 @@ static int import_run(struct import *import, bool json) {
     return import_report(import, json);
 }
 
-static int run_import(const struct config *config, const struct cli_values *values) {
+static int import_main(struct import *import, const struct config *config, const struct cli_values *values) {
     struct err err;
-    struct import import = {.config = config, .path = cli_arg(values, 0), .told_ms = clock_monotonic_ms()};
-    int code = cli_parse_u32("--tenant", cli_value(values, "tenant"), 0, UINT32_MAX, &import.tenant);
+    int code = cli_parse_u32("--tenant", cli_value(values, "tenant"), 0, UINT32_MAX, &import->tenant);
     if (code != 0)
         return code;
-    import.tomorrow = clock_today(&config->clock) + 1;
-    if (contact_key_load(&import.key, config, import.tenant, &err) != 0)
+    import->config = config;
+    import->path = cli_arg(values, 0);
+    import->told_ms = clock_monotonic_ms();
+    import->tomorrow = clock_today(&config->clock) + 1;
+    if (import->inform_since > import->tomorrow)
+        return cli_error(EXIT_USAGE, "--since is after tomorrow");
+    if (contact_key_load(&import->key, config, import->tenant, &err) != 0)
         return cli_error(EXIT_FAILURE, "%s", err.text);
-    code = import_run(&import, cli_json(values));
-    bytes_wipe(&import.key, sizeof import.key);
-    if (import.kept != NULL)
-        fclose(import.kept);
-    if (import.rejects != NULL && import.rejects != stderr && fclose(import.rejects) != 0)
-        return cli_error(EXIT_FAILURE, "cannot write %s.rejects", import.path);
+    code = import_run(import, cli_json(values));
+    bytes_wipe(&import->key, sizeof import->key);
+    if (import->kept != NULL)
+        fclose(import->kept);
+    if (import->rejects != NULL && import->rejects != stderr && fclose(import->rejects) != 0)
+        return cli_error(EXIT_FAILURE, "cannot write %s.rejects", import->path);
     return code;
+}
+
+static int run_import(const struct config *config, const struct cli_values *values) {
+    struct import import = {0};
+    return import_main(&import, config, values);
+}
+
+static int run_inform(const struct config *config, const struct cli_values *values) {
+    struct import import = {.inform_notice = cli_value(values, "notice")};
+    if (!notice_valid(import.inform_notice) || strcmp(import.inform_notice, "-") == 0)
+        return cli_error(EXIT_USAGE, "--notice must be 1 to %d printable ASCII characters", NOTICE_MAX);
+    int code = cli_parse_day("--since", cli_value(values, "since"), &import.inform_since);
+    if (code == 0 && (import.inform_since == DAY_NONE || import.inform_since > UINT16_MAX))
+        return cli_error(EXIT_USAGE, "--since must be a day from 1970-01-02 to 2149-06-06");
+    return code != 0 ? code : import_main(&import, config, values);
 }
 
 static const struct cli_option import_options[] = {{"tenant", "ID", "the sender", true, false}};
@@ -243,4 +288,23 @@ const struct cli_command cmd_consent_import = {
     .options = import_options,
     .n_options = ARRAY_LEN(import_options),
     .run = run_import,
+};
+
+static const struct cli_option inform_options[] = {
+    {"tenant", "ID", "the sender", true, false},
+    {"notice", "VERSION", "the version of the notice that all of them were shown", true, false},
+    {"since", "DAY", "the day of it, YYYY-MM-DD, at most tomorrow", true, false},
+};
+const struct cli_command cmd_consent_inform = {
+    .words = "consent inform",
+    .args = "FILE",
+    .args_min = 1,
+    .args_max = 1,
+    .summary = "record that a whole list of contacts was informed",
+    .description = "Lines of FILE (or -): one contact each. Objections win: who refused, withdrew, objected or granted, or has\n"
+                   "a newer record, stays as before and is only counted. What else is refused, for instance an unknown\n"
+                   "notice, is listed as by `consent import`. Running it again is harmless.",
+    .options = inform_options,
+    .n_options = ARRAY_LEN(inform_options),
+    .run = run_inform,
 };

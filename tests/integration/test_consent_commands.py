@@ -1,5 +1,6 @@
-"""`openveil consent set|get|import` against a real Redis."""
+"""`openveil consent …` and `openveil notice …` against a real Redis."""
 import datetime
+import hashlib
 import json
 import os
 import shutil
@@ -158,6 +159,119 @@ class ConsentCommands(unittest.TestCase):
         self.run_words("consent", "get", "--tenant", "7", "--contact", "a", code=69)
         self.redis.start()
         self.run_words("consent", "import", "--tenant", "7", path)
+
+    # ---- a whole tenant
+
+    def tenant_words(self, what, *more, **how):
+        return self.run_words("consent", what, "--tenant", "7", *more, **how).stdout
+
+    def import_lines(self, lines, code=0):
+        return self.run_words("consent", "import", "--tenant", "7", "-", stdin="".join(lines), code=code)
+
+    def counts(self):
+        return {row["state"]: row["contacts"] for row in json.loads(self.tenant_words("count", "--json"))}
+
+    def test_export_count_report(self):
+        self.assertEqual(self.tenant_words("export"), "")
+        self.assertEqual(self.tenant_words("count"), "")
+        self.import_lines([f"a\tinformed\t{day(9)}\tv1\n", f"a\tgranted\t{day(5)}\tv2\n", f"b\tgranted\t{day(5)}\tv1\n",
+                           f"c\tobjected\t{day(4)}\t-\n"])
+        self.assertEqual(self.tenant_words("count"), "granted      2\nobjected     1\n")
+        self.assertEqual(json.loads(self.tenant_words("report", "--json")), [
+            {"state": "granted", "notice": "v1", "contacts": 1}, {"state": "granted", "notice": "v2", "contacts": 1},
+            {"state": "objected", "notice": "-", "contacts": 1}])
+        self.assertIn("granted      v2\t1\n", self.tenant_words("report"))
+        rows = sorted(line.split("\t") for line in self.tenant_words("export").splitlines())
+        self.assertEqual(sorted(row[1:] for row in rows), [["granted", day(5), "v1", day(5), day(5)],
+                                                           ["granted", day(5), "v2", day(9), day(5)],
+                                                           ["objected", day(4), "-", "-", "-"]])
+        for row in rows:
+            got = json.loads(self.run_words("consent", "get", "--tenant", "7", "--pseudonym", row[0], "--json").stdout)
+            self.assertEqual((got["state"], got["notice"]), (row[1], row[3]))
+        self.run_words("consent", "count", "--tenant", "8", code=1)
+
+    def be_patient(self):
+        """For calls that a busy machine's Redis may need long for."""
+        with open(self.config, encoding="utf-8") as text:
+            patient = self.write("patient.conf", text.read().replace("timeout_ms = 500", "timeout_ms = 20000"))
+        self.addCleanup(setattr, type(self), "config", self.config)
+        type(self).config = patient
+
+    def test_rebucket(self):
+        self.be_patient()
+        lines = [f"contact-{i}\t{'granted' if i % 3 else 'withdrawn'}\t{day(9)}\tv1\n" for i in range(3000)]
+        self.import_lines(lines)
+        before, epoch = sorted(self.tenant_words("export").splitlines()), 3000
+        self.assertEqual(len(before), 3000)
+        self.assertEqual(self.tenant_words("rebucket", "--bits", "6"), f"{epoch}\n")  # as it is: nothing changes
+        for bits in (7, 8, 9, 17, 10, 16, 6, 12):
+            epoch += 1
+            self.assertEqual(self.tenant_words("rebucket", "--bits", str(bits)), f"{epoch}\n")
+            self.assertEqual(sorted(self.tenant_words("export").splitlines()), before, bits)
+        self.assertEqual(self.get("contact-3")["state"], "withdrawn")
+        self.assertEqual(self.counts(), {"granted": 2000, "withdrawn": 1000})
+        self.assertIn("too few bits", self.run_words("consent", "rebucket", "--tenant", "7", "--bits", "1", code=1).stderr)
+        self.run_words("consent", "rebucket", "--tenant", "7", "--bits", "21", code=1)
+        self.import_lines(lines)  # all of it is there already
+        self.assertEqual(self.tenant_words("rebucket", "--bits", "12"), f"{epoch}\n")
+
+    def test_erase_tenant(self):
+        self.run_words("tenant", "add", "4294967295", "--stream", "1=x")
+        self.import_lines([f"contact-{i}\tobjected\t{day(9)}\t-\n" for i in range(500)])
+        self.run_words("consent", "set", "--tenant", "4294967295", "--contact", "a", "--state", "objected", "--since", day(2))
+        self.assertEqual(self.tenant_words("erase-tenant"), "501\n")
+        self.assertEqual(self.tenant_words("count"), "")
+        self.assertEqual(self.get("contact-1")["state"], "unknown")
+        self.assertEqual(self.redis.call("KEYS", "ov:*:c:7:*"), [])
+        self.assertEqual(self.tenant_words("erase-tenant"), "501\n")
+        self.assertIn("objected     1", self.run_words("consent", "count", "--tenant", "4294967295").stdout)
+        self.set("contact-1", "granted", day(1), "--notice", "v1")
+        self.assertEqual(self.counts(), {"granted": 1})
+
+    # ---- notices
+
+    def notice(self, version, purposes, since, *, text="We measure.", code=0):
+        return self.run_words("notice", "add", version, "--purposes", purposes, "--language", "fr", "--from", since,
+                              "--text", self.write("notice.txt", text), code=code)
+
+    def test_notices(self):
+        self.set("before", "informed", day(20), "--notice", "never added")
+        self.assertEqual(self.run_words("notice", "list").stdout, "")
+        self.notice("v1", "inactivity", day(10))
+        self.notice("v1", "inactivity", day(10))
+        self.assertIn("is another", self.notice("v1", "inactivity", day(10), text="Other words.", code=1).stderr)
+        self.notice("v2", "inactivity,deliverability", day(5))
+        listed = json.loads(self.run_words("notice", "list", "--json").stdout)
+        self.assertEqual([(n["version"], n["purposes"], n["language"], n["from"]) for n in listed],
+                         [("v1", "inactivity", "fr", day(10)), ("v2", "deliverability,inactivity", "fr", day(5))])
+        self.assertEqual(listed[0]["sha256"], hashlib.sha256(b"We measure.").hexdigest())
+        self.assertIn("not known", self.set("a", "informed", day(3), "--notice", "v3", code=1).stderr)
+        self.assertIn("not known", self.set("a", "granted", day(3), "--notice", "v3", code=1).stderr)
+        self.assertIn("later day", self.set("a", "informed", day(11), "--notice", "v1", code=1).stderr)
+        self.set("a", "informed", day(9), "--notice", "v1")
+        self.set("a", "informed", day(4), "--notice", "v2")  # names more: what it allows begins anew
+        self.assertEqual(self.get("a")["allowed_since"], day(4))
+        self.set("a", "granted", day(3), "--notice", "v1")  # names less: nothing is lost
+        self.assertEqual(self.get("a")["allowed_since"], day(4))
+        self.set("a", "objected", day(2), "--notice", "v3")
+        self.notice("-", "inactivity", day(1), code=64)
+        self.notice("v9", "statistics", day(1), code=64)
+
+    def test_inform(self):
+        self.notice("v1", "inactivity", day(10))
+        self.import_lines([f"o\tobjected\t{day(9)}\t-\n", f"g\tgranted\t{day(9)}\tv1\n", f"i\tinformed\t{day(9)}\tv1\n",
+                           f"late\tinformed\t{day(1)}\tv1\n"])
+        path = self.write("base", "o\ng\ni\nlate\nnew\n")
+        words = ("consent", "inform", "--tenant", "7", "--since", day(5))
+        for _ in range(2):
+            self.assertEqual(self.run_words(*words, "--notice", "v1", path).stdout,
+                             "informed 2, stayed as they were 3, refused 0\n")
+        self.assertEqual(self.counts(), {"informed": 3, "granted": 1, "objected": 1})
+        self.assertEqual(self.get("i")["allowed_since"], day(9))
+        done = self.run_words(*words, "--notice", "v7", "-", code=1, stdin="new\n")
+        self.assertIn("notice is not known", done.stderr)
+        self.assertIn("line 2", self.run_words(*words, "--notice", "v1", "-", code=1, stdin="a\nb\tc\n").stderr)
+        self.run_words("consent", "inform", "--tenant", "7", "--since", day(-3), "--notice", "v1", path, code=64)
 
 
 if __name__ == "__main__":
