@@ -66,6 +66,7 @@ struct block {
     size_t n_events;
     struct event *events;
     uint32_t *query_of; // by event; NOT_ASKED
+    uint8_t *outcome_of; // by event that was not asked for: it changes nothing, so nothing before it changes that
 };
 
 static void block_free(struct task *task) {
@@ -73,6 +74,7 @@ static void block_free(struct task *task) {
     free(block->task.queries);
     free(block->events);
     free(block->query_of);
+    free(block->outcome_of);
     free(block);
 }
 
@@ -94,6 +96,7 @@ static void block_choose(struct block *block, struct partition *partition) {
         facts_find(&finder, event, &facts);
         decide_event(event, &facts, &decision);
         block->query_of[i] = NOT_ASKED;
+        block->outcome_of[i] = (uint8_t)decision.outcome;
         if (!decision_asks(&decision))
             continue;
         const struct consent_query *last = task->n_queries == 0 ? NULL : &task->queries[task->n_queries - 1];
@@ -109,11 +112,12 @@ static int event_apply(struct block *block, struct partition *partition, struct 
     const struct event *event = &block->events[at];
     struct facts facts;
     struct decision decision;
+    if (block->query_of[at] == NOT_ASKED)
+        return block->outcome_of[at];
     facts_find(finder, event, &facts);
     decide_event(event, &facts, &decision);
-    if (!decision_asks(&decision))
+    if (!decision_asks(&decision)) // an event before it changed all that it would have
         return decision.outcome;
-    CHECK(block->query_of[at] != NOT_ASKED);
     const struct consent_query *query = &block->task.queries[block->query_of[at]];
     CHECK(query->tenant == event->tenant && query->pseudonym == event->pseudonym);
     int outcome = decide_with_consent(event, block->head.day, &query->record, &decision);
@@ -177,8 +181,10 @@ static int block_fill(struct block *block, const struct event *events, size_t n_
     block->n_events = n_events;
     block->events = malloc(room * sizeof *block->events);
     block->query_of = malloc(room * sizeof *block->query_of);
+    block->outcome_of = malloc(room);
     block->task.queries = calloc(room, sizeof *block->task.queries);
-    if (block->events == NULL || block->query_of == NULL || block->task.queries == NULL)
+    if (block->events == NULL || block->query_of == NULL || block->outcome_of == NULL ||
+        block->task.queries == NULL)
         return ERR_NOMEM;
     if (n_events > 0)
         memcpy(block->events, events, n_events * sizeof *events);

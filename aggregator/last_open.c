@@ -447,13 +447,21 @@ void last_open_prefetch_far(const struct last_open_table *table, uint32_t tenant
         __builtin_prefetch(&contacts->buckets[bucket_number(contacts->n_buckets, contact_hash(pseudonym), &bits)]);
 }
 
+// The lines around the guess, in which a search nearly always ends.
+static void place_prefetch(const struct place *place) {
+    if (place->bytes == NULL)
+        return;
+    uintptr_t guess = (uintptr_t)place->bytes + place_guess(place) * place->width;
+    __builtin_prefetch((const void *)(guess - POOL_UNIT / 2));
+    __builtin_prefetch((const void *)(guess + POOL_UNIT / 2 + place->width));
+}
+
 void last_open_prefetch_near(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
     const struct contacts *contacts = tenant_find(table, tenant);
     if (contacts == NULL)
         return;
     struct place place = place_of(table, contacts, contact_hash(pseudonym));
-    if (place.bytes != NULL)
-        __builtin_prefetch(place.bytes + place_guess(&place) * place.width);
+    place_prefetch(&place);
 }
 
 void last_open_get_many(const struct last_open_table *table, struct last_open_lookup *lookups, size_t n) {
@@ -469,11 +477,7 @@ void last_open_get_many(const struct last_open_table *table, struct last_open_lo
             if (contacts == NULL)
                 continue;
             places[i] = place_of(table, contacts, contact_hash(group[i].pseudonym));
-            if (places[i].bytes == NULL)
-                continue;
-            const uint8_t *guess = places[i].bytes + place_guess(&places[i]) * places[i].width;
-            __builtin_prefetch(guess);
-            __builtin_prefetch(guess + POOL_UNIT / 2);
+            place_prefetch(&places[i]);
         }
         for (size_t i = 0; i < size; i++)
             group[i].found = places[i].bucket != NULL && place_get(&places[i], place_search(&places[i]), &group[i].value);
