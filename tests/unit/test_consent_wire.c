@@ -46,6 +46,18 @@ static bool say(int fd, const char *data, size_t len, size_t *left) {
     return send(fd, data, n, MSG_NOSIGNAL) == (ssize_t)n && n == len;
 }
 
+// One segment, so that no reply can be late enough to meet its question.
+static bool say_everything(const struct fake *fake, int fd, size_t *left) {
+    char all[4096];
+    size_t len = 0;
+    for (size_t i = 0; i < REPLIES_MAX && fake->replies[i] != NULL; i++) {
+        CHECK(len + fake->lens[i] <= sizeof all);
+        memcpy(all + len, fake->replies[i], fake->lens[i]);
+        len += fake->lens[i];
+    }
+    return say(fd, all, len, left);
+}
+
 static void fake_serve(struct fake *fake, int fd) {
     char data[4096];
     size_t next = 0, left = fake->bytes_max;
@@ -58,7 +70,9 @@ static void fake_serve(struct fake *fake, int fd) {
         if (n <= 0)
             return;
         size_t commands = commands_in(data, (size_t)n, &line_start);
-        for (; open && next < REPLIES_MAX && fake->replies[next] != NULL && (commands > 0 || fake->at_once); next++) {
+        if (fake->at_once && next++ == 0)
+            open = say_everything(fake, fd, &left);
+        for (; !fake->at_once && open && commands > 0 && next < REPLIES_MAX && fake->replies[next] != NULL; next++) {
             open = say(fd, fake->replies[next], fake->lens[next], &left);
             commands--;
         }
