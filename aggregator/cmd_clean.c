@@ -1,7 +1,5 @@
 // `openveil clean`: one bit per contact of a sender's list, for cleaning it and for nothing else.
-#include "aggregator/clean.h"
-#include "aggregator/clean_list.h"
-#include "aggregator/clean_opens.h"
+#include "aggregator/clean_answer.h"
 #include "aggregator/clean_shards.h"
 #include "aggregator/commands.h"
 #include "aggregator/run_log.h"
@@ -13,8 +11,6 @@
 
 enum { EXIT_NOT_NOW = 3, EXIT_NOT_MEASURED = 4, EXIT_SHARE = 5 };
 #define SHARE_DEFAULT 30
-#define LOOK_UP_AT_ONCE 65536
-#define PREFETCH_AHEAD 16
 #define PROGRESS_LINES 1000000
 
 struct run {
@@ -154,64 +150,33 @@ static int state_load(struct run *run, struct err *err) {
     return rc;
 }
 
-// Those of the slice without an open are for the consent record alone to decide: their number, at the front of `out`.
-static size_t keep_silent(const struct run *run, const struct clean_asked *asked, size_t n, struct clean_asked *out) {
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (i + PREFETCH_AHEAD < n)
-            clean_opens_prefetch(run->opens, asked[i + PREFETCH_AHEAD].pseudonym);
-        if (!clean_opens_has(run->opens, asked[i].pseudonym))
-            out[kept++] = asked[i];
-    }
-    return kept;
+struct looking_up {
+    struct consent_store *store;
+    uint32_t tenant;
+};
+
+static int look_up(void *arg, const uint64_t *pseudonyms, size_t n, struct consent_record *records, struct err *err) {
+    const struct looking_up *looking_up = arg;
+    return consent_store_get_many(looking_up->store, looking_up->tenant, pseudonyms, n, records, err);
 }
 
-static int answer_some(struct run *run, struct consent_store *store, const struct clean_asked *asked, size_t n,
-                       struct err *err) {
-    static uint64_t pseudonyms[LOOK_UP_AT_ONCE];
-    static struct consent_record records[LOOK_UP_AT_ONCE];
-    CHECK(n <= LOOK_UP_AT_ONCE);
-    for (size_t i = 0; i < n; i++)
-        pseudonyms[i] = asked[i].pseudonym;
-    int rc = consent_store_get_many(store, run->terms.tenant, pseudonyms, n, records, err);
-    for (size_t i = 0; rc == 0 && i < n; i++)
-        if (clean_measured(&run->terms, &records[i]))
-            clean_list_set(run->list, asked[i].line);
-    return rc;
-}
-
-// Contacts without an open are collected until a look-up is worth while.
-static int answer_all(struct run *run, struct consent_store *store, struct err *err) {
-    static struct clean_asked silent[LOOK_UP_AT_ONCE];
-    const struct clean_asked *asked;
-    size_t n_silent = 0, n, done = 0;
-    int rc;
-    while ((rc = clean_list_slice(run->list, &asked, &n, err)) == 1) {
-        for (size_t at = 0, taken; at < n && rc >= 0; at += taken) {
-            taken = n - at < LOOK_UP_AT_ONCE - n_silent ? n - at : LOOK_UP_AT_ONCE - n_silent;
-            n_silent += keep_silent(run, asked + at, taken, silent + n_silent);
-            if (n_silent < LOOK_UP_AT_ONCE)
-                continue;
-            rc = answer_some(run, store, silent, n_silent, err);
-            n_silent = 0;
-        }
-        if (rc < 0)
-            break;
-        progress_lines("looked up", done, done + n);
-        done += n;
-    }
-    return rc == 0 && n_silent > 0 ? answer_some(run, store, silent, n_silent, err) : rc;
+static void looked_up(void *arg, size_t before, size_t done) {
+    (void)arg;
+    progress_lines("looked up", before, done);
 }
 
 static int answer(struct run *run, struct err *err) {
-    struct consent_store *store = NULL;
+    struct looking_up looking_up = {.tenant = run->terms.tenant};
+    const struct clean_answer terms = {
+        .terms = &run->terms, .opens = run->opens, .look_up = look_up, .progress = looked_up, .arg = &looking_up};
     const struct consent_stamp *known = state_stamp(run->state);
-    int rc = consent_store_open(&store, run->config, err);
+    int rc = consent_store_open(&looking_up.store, run->config, err);
     if (rc == 0 && known != NULL) // a store restored to an older state might not know of a withdrawal
-        consent_store_known(store, partition_of(run->terms.tenant, (uint32_t)run->config->kafka_partitions), known);
+        consent_store_known(looking_up.store,
+                            partition_of(run->terms.tenant, (uint32_t)run->config->kafka_partitions), known);
     if (rc == 0)
-        rc = answer_all(run, store, err);
-    consent_store_close(store);
+        rc = clean_answer(&terms, run->list, err);
+    consent_store_close(looking_up.store);
     // Only the list is still needed.
     clean_opens_free(run->opens);
     run->opens = NULL;
