@@ -15,8 +15,8 @@ START_DAY = "2026-11-02"
 HORIZON_DAYS = 2
 PER_SECOND = 600
 TENANTS = (7, 4294967295, 2, 3, 4, 5)  # in partitions of both aggregators
-# |discrete Laplace noise| at epsilon = 1 exceeds it with a probability of 1e-11 a cell.
-NOISE_BOUND = 26
+# |discrete Laplace noise| at epsilon = 1/2 exceeds it with a probability of 1e-11 a cell.
+NOISE_BOUND = 52
 EDGES = ("openveil-ingest", "edge-2", "edge-3")
 AGGREGATORS = ("openveil-aggregator", "aggregator-2")
 CATCH_UP_S = 120
@@ -26,10 +26,11 @@ class AggregatorKill:
     def __init__(self, directory, count, seed):
         self.rng = random.Random(seed)
         self.count = count
-        # At most 8 days, because more releases of a month would exceed what it may spend.
+        # A month has room for 16 released lines of a tenant.
         self.day_seconds = max(24, count * 3 // 5)
         self.stack = Stack(directory, BINARIES, kafka=True, rehearsal=(START_DAY, self.day_seconds, 12),
-                           release={"deadline_hours": 8760, "epsilon": "1/1", "threshold": 11, "horizon_days": HORIZON_DAYS})
+                           release={"deadline_hours": 8760, "epsilon": "1/2", "threshold": 11,
+                                    "horizon_days": HORIZON_DAYS})
         for name in EDGES[1:]:
             self.stack.add_edge(name)
         for name in AGGREGATORS[1:]:
