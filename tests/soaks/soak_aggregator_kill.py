@@ -85,7 +85,8 @@ class AggregatorKill:
 
     def fault(self):
         luck = self.rng.random()
-        if luck < 0.06:
+        broker_due = self.faults() >= self.count // 2 and not self.done["broker restarted"] + self.done["broker killed"]
+        if luck < 0.06 or broker_due:
             self.restart_broker()
         elif luck < 0.14:
             self.kill(self.rng.choice(EDGES))
