@@ -4,10 +4,10 @@
 
 // Contacts without an open, collected until a look-up is worth while.
 struct silent {
-    size_t n;
-    struct clean_asked asked[CLEAN_LOOK_UP_MAX];
-    uint64_t pseudonyms[CLEAN_LOOK_UP_MAX];
-    struct consent_record records[CLEAN_LOOK_UP_MAX];
+    size_t n, room;
+    struct clean_asked *asked;
+    uint64_t *pseudonyms;
+    struct consent_record *records;
 };
 
 // The consent record alone decides for them.
@@ -36,30 +36,39 @@ static int slice_take(const struct clean_answer *answer, const struct clean_aske
         if (clean_opens_has(answer->opens, asked[i].pseudonym))
             continue;
         silent->asked[silent->n++] = asked[i];
-        int rc = silent->n == CLEAN_LOOK_UP_MAX ? silent_settle(answer, silent, list, err) : 0;
+        int rc = silent->n == silent->room ? silent_settle(answer, silent, list, err) : 0;
         if (rc != 0)
             return rc;
     }
     return 0;
 }
 
-int clean_answer(const struct clean_answer *answer, struct clean_list *list, struct err *err) {
+static int answer_slices(const struct clean_answer *answer, struct silent *silent, struct clean_list *list,
+                         struct err *err) {
     const struct clean_asked *asked;
     size_t n, done = 0;
-    struct silent *silent = malloc(sizeof *silent);
-    if (silent == NULL)
-        return err_set(err, ERR_NOMEM, "no memory to look contacts up");
-    silent->n = 0;
     int rc;
     while ((rc = clean_list_slice(list, &asked, &n, err)) == 1) {
         if ((rc = slice_take(answer, asked, n, silent, list, err)) != 0)
-            break;
+            return rc;
         if (answer->progress != NULL)
             answer->progress(answer->arg, done, done + n);
         done += n;
     }
-    if (rc == 0)
-        rc = silent_settle(answer, silent, list, err);
-    free(silent);
+    return rc == 0 ? silent_settle(answer, silent, list, err) : rc;
+}
+
+int clean_answer(const struct clean_answer *answer, struct clean_list *list, struct err *err) {
+    size_t n_lines = clean_list_count(list);
+    struct silent silent = {.room = n_lines < CLEAN_LOOK_UP_MAX ? n_lines + 1 : CLEAN_LOOK_UP_MAX};
+    silent.asked = calloc(silent.room, sizeof *silent.asked);
+    silent.pseudonyms = calloc(silent.room, sizeof *silent.pseudonyms);
+    silent.records = calloc(silent.room, sizeof *silent.records);
+    int rc = silent.asked == NULL || silent.pseudonyms == NULL || silent.records == NULL
+                 ? err_set(err, ERR_NOMEM, "no memory to look contacts up")
+                 : answer_slices(answer, &silent, list, err);
+    free(silent.asked);
+    free(silent.pseudonyms);
+    free(silent.records);
     return rc;
 }

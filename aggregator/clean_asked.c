@@ -17,11 +17,12 @@ struct clean_asked_set {
     } runs[RUNS];
     uint8_t *chunk_runs; // of each chunk in the file, in order: the run that it belongs to
     size_t n_chunks, chunks_room;
+    size_t n; // contacts
     // taking: where the next slice begins
     size_t run, chunk;
     uint8_t *chunk_bytes;
     struct clean_asked *slice, *other;
-    size_t n_slice;
+    size_t slice_room, n_slice;
 };
 
 int clean_asked_create(struct clean_asked_set **out) {
@@ -74,13 +75,15 @@ int clean_asked_add(struct clean_asked_set *set, uint64_t pseudonym, uint32_t li
     uint8_t *at = set->runs[run].bytes + set->runs[run].n++ * CLEAN_ASKED_BYTES;
     store_u64(at, pseudonym);
     store_u32(at + 8, line);
+    set->n++;
     return set->runs[run].n == CHUNK_ENTRIES ? chunk_write(set, run, err) : 0;
 }
 
 // ---- taking --------------------------------------------------------------------------------------------------------
 static int slice_create(struct clean_asked_set *set, struct err *err) {
-    set->slice = calloc(CLEAN_SLICE_MAX, sizeof *set->slice);
-    set->other = calloc(CLEAN_SLICE_MAX, sizeof *set->other);
+    set->slice_room = set->n < CLEAN_SLICE_MAX ? set->n + 1 : CLEAN_SLICE_MAX;
+    set->slice = calloc(set->slice_room, sizeof *set->slice);
+    set->other = calloc(set->slice_room, sizeof *set->other);
     set->chunk_bytes = malloc(CHUNK_BYTES);
     if (set->slice == NULL || set->other == NULL || set->chunk_bytes == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the list");
@@ -89,7 +92,7 @@ static int slice_create(struct clean_asked_set *set, struct err *err) {
 
 // False where the slice has no room for them.
 static bool slice_take(struct clean_asked_set *set, const uint8_t *bytes, size_t n) {
-    if (n > CLEAN_SLICE_MAX - set->n_slice)
+    if (n > set->slice_room - set->n_slice)
         return false;
     for (const uint8_t *at = bytes; at < bytes + n * CLEAN_ASKED_BYTES; at += CLEAN_ASKED_BYTES)
         set->slice[set->n_slice++] = (struct clean_asked){.pseudonym = load_u64(at), .line = load_u32(at + 8)};
