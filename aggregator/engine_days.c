@@ -17,8 +17,11 @@ uint32_t edges_earliest(const struct state *state) {
     return earliest;
 }
 
-// Every edge that takes part in `day` is through with it, at least one does, and nothing of it is lost.
-static bool day_is_whole(const struct state *state, uint32_t day) {
+// Every edge that takes part in `day` is through with it, at least one does, and nothing of it is lost. A retirement ends
+// no day before its midnight: what comes in its place may still register.
+static bool day_is_whole(const struct partition *partition, uint32_t day) {
+    const struct state *state = partition->state;
+    bool is_over = day < engine_today(partition->engine);
     bool any = false;
     for (size_t i = 0; i < state_edge_count(state); i++) {
         const struct edge_summary *edge = state_edge_at(state, i);
@@ -26,7 +29,7 @@ static bool day_is_whole(const struct state *state, uint32_t day) {
             continue;
         any = true;
         if (edge->incomplete_through >= day ||
-            !edge_is_through(edge->registered_day, edge->closed_through, edge->retired, day))
+            !edge_is_through(edge->registered_day, edge->closed_through, edge->retired && is_over, day))
             return false;
     }
     return any;
@@ -39,17 +42,20 @@ static bool day_flag(struct partition *partition, uint32_t day, uint8_t flag) {
     return day_put(partition, day, &record);
 }
 
+static bool day_complete(struct partition *partition, uint32_t day) {
+    char text[DAY_TEXT_SIZE];
+    day_format(day, text);
+    if (partition_speaks(partition))
+        log_info("%s is complete", text);
+    return day_flag(partition, day, DAY_COMPLETE);
+}
+
 void days_complete(struct partition *partition) {
     const struct state *state = partition->state;
     for (size_t i = 0; i < state_day_count(state); i++) {
         uint32_t day;
-        if ((state_day_at(state, i, &day)->flags & DAY_COMPLETE) != 0 || !day_is_whole(state, day))
-            continue;
-        char text[DAY_TEXT_SIZE];
-        day_format(day, text);
-        if (partition_speaks(partition))
-            log_info("%s is complete", text);
-        if (!day_flag(partition, day, DAY_COMPLETE))
+        if ((state_day_at(state, i, &day)->flags & DAY_COMPLETE) == 0 && day_is_whole(partition, day) &&
+            !day_complete(partition, day))
             return;
     }
 }
@@ -85,6 +91,8 @@ static bool day_is_settled(struct partition *partition, uint32_t day) {
     const struct day_record *record = state_day(partition->state, day);
     if (record != NULL && record->flags != 0)
         return true;
+    if (day_is_whole(partition, day)) // without a marker: the midnight of a retired edge has none
+        return day_complete(partition, day);
     int64_t deadline_ms = day_start_ms(day + 1) + (int64_t)engine->config->release_deadline_hours * 3600 * 1000;
     if (clock_now_ms(&engine->config->clock) < deadline_ms || !backlog_is_done(partition, deadline_ms))
         return false;
