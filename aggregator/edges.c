@@ -5,6 +5,34 @@
 // Far enough for an edge that was off for as long as last-open days are kept; bounds what one marker may touch.
 #define CLOSE_DAYS_MAX LAST_OPEN_KEEP_DAYS
 
+static void day_lose(struct edge_record *edge, uint32_t day) {
+    CHECK(day != DAY_NONE);
+    if (edge->incomplete_through == DAY_NONE) {
+        edge->incomplete_through = day;
+        edge->incomplete_days = 1;
+    } else if (day > edge->incomplete_through) {
+        uint32_t later = day - edge->incomplete_through;
+        edge->incomplete_days = later < 64 ? edge->incomplete_days << later | 1 : 1;
+        edge->incomplete_through = day;
+    } else if (edge->incomplete_through - day < 64) {
+        edge->incomplete_days |= 1ull << (edge->incomplete_through - day);
+    }
+}
+
+// Something is lost that belongs to one of the days that the edge has not closed, up to `day`.
+static void open_days_lose(struct edge_record *edge, uint32_t day) {
+    uint32_t first = day > 63 && edge->closed_through < day - 63 ? day - 63 : edge->closed_through + 1;
+    day_lose(edge, day);
+    for (; first < day; first++)
+        day_lose(edge, first);
+}
+
+bool edge_has_lost(uint32_t incomplete_through, uint64_t incomplete_days, uint32_t day) {
+    if (incomplete_through == DAY_NONE || day > incomplete_through)
+        return false;
+    return incomplete_through - day >= 64 || (incomplete_days >> (incomplete_through - day) & 1) != 0;
+}
+
 static struct edge_epoch *epoch_find(struct edge_record *edge, uint64_t epoch) {
     for (size_t i = edge->n_epochs; i-- > 0;)
         if (edge->epochs[i].epoch == epoch)
@@ -40,8 +68,7 @@ static void gap_append(struct edge_record *edge, struct edge_epoch *epoch, uint6
     CHECK(first <= last);
     if (epoch->n_gaps == EDGE_GAPS_MAX) {
         gap_remove(epoch, 0);
-        if (edge->incomplete_through < day)
-            edge->incomplete_through = day;
+        open_days_lose(edge, day);
     }
     epoch->gaps[epoch->n_gaps++] = (struct segment_range){.epoch = epoch->epoch, .first = first, .last = last};
 }
@@ -64,8 +91,7 @@ static void gap_fill(struct edge_record *edge, struct edge_epoch *epoch, uint64_
             epoch->gaps[g + 1].first = segment + 1;
         } else {
             epoch->gaps[g].first = segment + 1;
-            if (edge->incomplete_through < day)
-                edge->incomplete_through = day;
+            open_days_lose(edge, day);
         }
         return;
     }
@@ -76,8 +102,7 @@ static struct edge_epoch *epoch_append(struct edge_record *edge, const struct me
         // More boots than we remember without one closed day: forget the oldest, whose ranges can't be checked then.
         edge->n_epochs--;
         memmove(&edge->epochs[0], &edge->epochs[1], edge->n_epochs * sizeof edge->epochs[0]);
-        if (edge->incomplete_through < head->day)
-            edge->incomplete_through = head->day;
+        open_days_lose(edge, head->day);
     }
     struct edge_epoch *epoch = &edge->epochs[edge->n_epochs++];
     *epoch = (struct edge_epoch){.epoch = head->epoch, .first = head->epoch_first, .next = head->epoch_first};
@@ -112,8 +137,8 @@ bool edge_register(struct edge_record *edge, uint32_t day) {
     // Only an empty spool registers, so what the edge had not closed is lost, unless the operator had retired it.
     bool whole = edge->retired || edge->closed_through >= day;
     edge->retired = false;
-    if (!whole && edge->incomplete_through < day)
-        edge->incomplete_through = day;
+    if (!whole)
+        open_days_lose(edge, day);
     if (edge->closed_through < day - 1)
         edge->closed_through = day - 1;
     return whole;
@@ -153,13 +178,10 @@ struct edge_closing edge_close(struct edge_record *edge, const struct message_he
         closing.from_day = head->day - CLOSE_DAYS_MAX;
     for (size_t i = 0; i < close->n_ranges && !closing.missing; i++)
         closing.missing = !range_is_in(edge, &close->ranges[i]);
-    uint32_t lost = DAY_NONE;
     if (closing.from_day > edge->closed_through + 1)
-        lost = closing.from_day - 1; // days between that nobody speaks of
+        open_days_lose(edge, closing.from_day - 1); // days between that nobody speaks of
     if (closing.missing)
-        lost = head->day;
-    if (edge->incomplete_through < lost)
-        edge->incomplete_through = lost;
+        day_lose(edge, head->day);
     edge->closed_through = head->day;
     epochs_forget_before(edge, head->epoch);
     return closing;

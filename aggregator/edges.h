@@ -30,6 +30,8 @@ void day_add_close(struct day_record *record, uint32_t day, const struct message
 // Remembers a fetch-class file's hash; false where DAY_RULES_MAX others are there already.
 bool day_add_rules(struct day_record *record, const uint8_t hash[RULES_HASH_SIZE]);
 
+// Whether something that this edge had of `day` is lost.
+bool edge_has_lost(uint32_t incomplete_through, uint64_t incomplete_days, uint32_t day);
 // Whether nothing more is to be expected of this edge for `day`.
 bool edge_is_through(uint32_t registered_day, uint32_t closed_through, bool retired, uint32_t day);
 

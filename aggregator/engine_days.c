@@ -28,7 +28,7 @@ static bool day_is_whole(const struct partition *partition, uint32_t day) {
         if (edge->registered_day == DAY_NONE || edge->registered_day > day)
             continue;
         any = true;
-        if (edge->incomplete_through >= day ||
+        if (edge_has_lost(edge->incomplete_through, edge->incomplete_days, day) ||
             !edge_is_through(edge->registered_day, edge->closed_through, edge->retired && is_over, day))
             return false;
     }

@@ -217,6 +217,7 @@ size_t edge_encode(const struct edge_record *edge, uint8_t *out) {
     write_u32(&w, edge->registered_day);
     write_u32(&w, edge->closed_through);
     write_u32(&w, edge->incomplete_through);
+    write_u64(&w, edge->incomplete_days);
     write_u8(&w, edge->retired ? 1 : 0);
     write_u8(&w, (uint8_t)edge->n_epochs);
     for (size_t i = 0; i < edge->n_epochs; i++) {
@@ -259,10 +260,12 @@ int edge_decode(const uint8_t *value, size_t len, struct edge_record *edge) {
     edge->registered_day = read_u32(&r);
     edge->closed_through = read_u32(&r);
     edge->incomplete_through = read_u32(&r);
+    edge->incomplete_days = read_u64(&r);
     uint8_t retired = read_u8(&r);
     edge->retired = retired == 1;
     edge->n_epochs = read_u8(&r);
-    if (r.bad || retired > 1 || edge->n_epochs > EDGE_EPOCHS_MAX)
+    if (r.bad || retired > 1 || edge->n_epochs > EDGE_EPOCHS_MAX ||
+        (edge->incomplete_days & 1) != (edge->incomplete_through != DAY_NONE))
         return ERR_CORRUPT;
     for (size_t i = 0; i < edge->n_epochs; i++)
         if (edge_decode_epoch(&r, &edge->epochs[i]) != 0)

@@ -58,7 +58,8 @@ struct edge_epoch {
 struct edge_record {
     uint32_t registered_day; // DAY_NONE: never registered (an import)
     uint32_t closed_through; // the last day it closed; registered_day - 1 at first
-    uint32_t incomplete_through; // days up to it can't become complete (its spool was lost); DAY_NONE: none
+    uint32_t incomplete_through; // the last day that can't become complete, because something is lost; DAY_NONE: none
+    uint64_t incomplete_days;    // bit i: so is that day less i; days more than 63 before it all are
     bool retired;
     size_t n_epochs;
     struct edge_epoch epochs[EDGE_EPOCHS_MAX]; // oldest first; forgotten when all their days are closed

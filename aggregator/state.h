@@ -36,6 +36,7 @@ struct edge_summary {
     uint32_t registered_day;
     uint32_t closed_through;
     uint32_t incomplete_through;
+    uint64_t incomplete_days;
     bool retired;
 };
 size_t state_edge_count(const struct state *state);

@@ -147,6 +147,32 @@ static void registering_again_means_a_lost_spool(void **state) {
     assert_int_equal(edge.closed_through, DAY + 8);
 }
 
+static bool lost(const struct edge_record *edge, uint32_t day) {
+    return edge_has_lost(edge->incomplete_through, edge->incomplete_days, day);
+}
+
+static void only_the_days_of_a_loss_are_lost(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    assert_false(lost(&edge, DAY));
+    take(&edge, 7, 1, 1, DAY);
+    const struct segment_range ranges[] = {{7, 1, 2}};
+    assert_true(close_day(&edge, 7, DAY, DAY, ranges, 1).missing);
+    close_day(&edge, 7, DAY + 1, DAY + 2, NULL, 0);
+    assert_true(close_day(&edge, 7, DAY + 3, DAY + 3, ranges, 1).missing);
+    const bool expected[] = {true, false, false, true, false};
+    for (uint32_t i = 0; i < ARRAY_LEN(expected); i++)
+        assert_int_equal(lost(&edge, DAY + i), expected[i]);
+    // What is too long ago to be told apart is lost.
+    close_day(&edge, 7, DAY + 4, DAY + 80, ranges, 1);
+    assert_true(lost(&edge, DAY + 80) && lost(&edge, DAY + 16));
+    assert_false(lost(&edge, DAY + 17) || lost(&edge, DAY + 79));
+    assert_false(edge_register(&edge, DAY + 83));
+    assert_true(lost(&edge, DAY + 81) && lost(&edge, DAY + 83));
+    assert_false(lost(&edge, DAY + 79));
+}
+
 static void a_day_is_through(void **state) {
     (void)state;
     assert_true(edge_is_through(DAY_NONE, 0, false, DAY));
@@ -194,6 +220,7 @@ int main(void) {
         cmocka_unit_test(an_edge_that_was_off_closes_many_days),
         cmocka_unit_test(epochs_are_forgotten_when_closed),
         cmocka_unit_test(registering_again_means_a_lost_spool),
+        cmocka_unit_test(only_the_days_of_a_loss_are_lost),
         cmocka_unit_test(a_day_is_through),
         cmocka_unit_test(a_days_ledger),
     };

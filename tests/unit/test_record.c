@@ -67,7 +67,8 @@ static void meta_and_settings(void **state) {
 static void an_edge_with_gaps(void **state) {
     (void)state;
     static struct edge_record edge, back;
-    edge = (struct edge_record){.registered_day = 20000, .closed_through = 20010, .incomplete_through = 20003};
+    edge = (struct edge_record){.registered_day = 20000, .closed_through = 20010, .incomplete_through = 20003,
+                                .incomplete_days = 5};
     edge.n_epochs = EDGE_EPOCHS_MAX;
     for (size_t i = 0; i < EDGE_EPOCHS_MAX; i++) {
         edge.epochs[i] = (struct edge_epoch){.epoch = 77 + i, .first = 1, .next = 1000, .n_gaps = EDGE_GAPS_MAX};
