@@ -5,8 +5,11 @@
 
 #include <inttypes.h>
 
+#ifndef SLICE // the simulation takes a small one
 #define SLICE 4096
-#define IMPORT_KEEP_DAYS 2
+#endif
+// Longer than an aggregator is down with an import or a retirement that it took in and could not delete any more.
+#define IMPORT_KEEP_DAYS 30
 
 struct sweep {
     struct task task;
