@@ -6,8 +6,10 @@
 
 #include <inttypes.h>
 
+#ifndef JOBS_MAX // the simulation takes small ones
 #define JOBS_MAX 256
 #define QUERIES_MAX 32768
+#endif
 #define UNPUBLISHED_BYTES_MAX (32u << 20)
 
 struct asked {
