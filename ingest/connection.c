@@ -206,8 +206,7 @@ static bool outcome_add(struct connection *c, const struct http_request *request
                  set->wall_ms, &outcome);
     uint64_t ticket = outcome.recorded ? spool_add_event(set->setup.port, &outcome.event)
                                        : spool_add_drop(set->setup.port, outcome.drop);
-    if (outcome.recorded)
-        bytes_wipe(&outcome, sizeof outcome);
+    bytes_wipe(&outcome.event, sizeof outcome.event);
     if (ticket == 0)
         return false;
     CHECK(ticket >= c->ticket);

@@ -360,6 +360,17 @@ class Answers(Edge):
         requests, recorded, drops = self.ledger()
         self.assertEqual((requests, recorded, drops[:2]), (9, 5, [3, 1]))
 
+    def test_metrics_tell_events_from_drops(self):
+        with Client(self) as client:
+            for path in [self.good] * 10 + [b"/p/x"] * 10:
+                client.send(request(path) * 10)
+                for _ in range(10):
+                    client.answer()
+        metrics = http_get(self.stack.edge_admin, "/metrics")[1]
+        self.assertIn("openveil_edge_requests_total 200\n", metrics)
+        self.assertIn("openveil_edge_recorded_total 100\n", metrics)
+        self.assertIn('openveil_edge_drops_total{reason="bad_token"} 100\n', metrics)
+
     def test_nothing_of_a_client_is_written_down(self):
         agent = b"User-Agent: planted-agent-4711\r\nX-Forwarded-For: 203.0.113.77\r\n"
         for path in (self.good, b"/p/planted-token"):
