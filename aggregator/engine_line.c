@@ -1,7 +1,8 @@
 // One released line: budget, noise, the record and what leaves. Drawn once: from here on memory and batch have it, and
 // should the commit not happen, both are dropped together and nobody saw it.
 #include "aggregator/engine_parts.h"
-#include "aggregator/release.h"
+#include "aggregator/release_files.h"
+#include "common/hmac.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -49,10 +50,32 @@ static bool line_put(struct partition *partition, const struct line_job *job, st
     return true;
 }
 
+// A line that is out already, though the state does not know: it was put back to an earlier one. That line stays the one
+// of its period. ERR_NOT_FOUND: there is none, or what stands in its place is no line.
+static int line_adopt(struct partition *partition, const struct line_job *job) {
+    struct release_file published;
+    struct err err;
+    int rc = release_file_find(&published, partition->engine->config->release_dir, job->tenant, job->kind,
+                               job->period_day, &err);
+    if (rc != 0)
+        return ERR_NOT_FOUND;
+    log_warn("tenant %" PRIu32 ": the %s line of %s was released before this state; it stays", job->tenant,
+             release_kind_names[job->kind], published.period);
+    if (!line_put(partition, job, published.epsilon, published.line, strlen(published.line)))
+        rc = ERR_IO;
+    release_file_free(&published);
+    return rc;
+}
+
 int line_draw(struct partition *partition, const struct line_job *job) {
     struct engine *engine = partition->engine;
     const struct tenant_state *tenant = state_tenant(partition->state, job->tenant);
     CHECK(tenant != NULL && !tenant_state_released(tenant, job->kind, job->period_day));
+    int rc = line_adopt(partition, job);
+    if (rc != ERR_NOT_FOUND) {
+        bytes_wipe(job->counts, job->n_counts * sizeof *job->counts);
+        return rc;
+    }
     static const struct fraction nothing = {0, 1};
     struct fraction spent[MONTH_LINES_MAX];
     uint8_t rules[RULES_MAX][RULES_HASH_SIZE];
@@ -72,7 +95,7 @@ int line_draw(struct partition *partition, const struct line_job *job) {
     char *line = NULL;
     size_t len = 0;
     const struct noise_ops *ops = engine->parts.noise;
-    int rc = ops->open(ops->arg, &noise, &stream);
+    rc = ops->open(ops->arg, &noise, &stream);
     if (rc != 0)
         return rc;
     rc = release_line(&frame, &noise, job->counts, job->n_counts, &line, &len);

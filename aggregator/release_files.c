@@ -8,6 +8,8 @@
 #include <jansson.h>
 #include <string.h>
 
+#define LINE_FILE_MAX (RECORD_VALUE_MAX - 8) // what fits a record again
+
 int release_kind_parse(const char *name) {
     for (int kind = RELEASE_DELIVERABILITY; kind <= RELEASE_INACTIVITY; kind++)
         if (strcmp(name, release_kind_names[kind]) == 0)
@@ -63,7 +65,7 @@ static int file_load(struct release_file *file, const char *dir, const char *nam
     char path[PATH_SIZE];
     size_t len;
     int rc = path_join(path, dir, name, err);
-    if (rc != 0 || (rc = file_read(path, RECORD_VALUE_MAX, &file->line, &len, err)) != 0)
+    if (rc != 0 || (rc = file_read(path, LINE_FILE_MAX, &file->line, &len, err)) != 0)
         return rc;
     if (len > 0 && file->line[len - 1] == '\n')
         file->line[--len] = '\0';
@@ -120,11 +122,30 @@ int release_files_load(struct release_files *files, const char *dir, uint32_t te
     return rc;
 }
 
+int release_file_find(struct release_file *file, const char *dir, uint32_t tenant, enum release_kind kind,
+                      uint32_t period_day, struct err *err) {
+    char name[96];
+    json_int_t of_tenant;
+    *file = (struct release_file){.kind = kind, .period_day = period_day};
+    release_period_format(kind, period_day, file->period);
+    snprintf(name, sizeof name, "%" PRIu32 "/%s-%s.json", tenant, release_kind_names[kind], file->period);
+    int rc = file_load(file, dir, name, err);
+    if (rc == 0 && (json_unpack(file->json, "{s:I}", "tenant", &of_tenant) != 0 || of_tenant != (json_int_t)tenant))
+        rc = err_set(err, ERR_CORRUPT, "%s/%s is not a released line of tenant %" PRIu32, dir, name, tenant);
+    if (rc != 0)
+        release_file_free(file);
+    return rc;
+}
+
+void release_file_free(struct release_file *file) {
+    free(file->line);
+    json_decref(file->json);
+    *file = (struct release_file){0};
+}
+
 void release_files_free(struct release_files *files) {
-    for (size_t i = 0; i < files->n; i++) {
-        free(files->files[i].line);
-        json_decref(files->files[i].json);
-    }
+    for (size_t i = 0; i < files->n; i++)
+        release_file_free(&files->files[i]);
     free(files->files);
     *files = (struct release_files){0};
 }

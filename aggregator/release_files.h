@@ -29,6 +29,10 @@ bool release_file_name(const char *name, enum release_kind *kind, uint32_t *peri
 // `kind` 0: both. A directory that is not there has no lines. ERR_CORRUPT names the file that is not a released line.
 int release_files_load(struct release_files *files, const char *dir, uint32_t tenant, int kind, struct err *err)
     MUST_CHECK;
+// The one line of a period. ERR_NOT_FOUND; ERR_CORRUPT where the file holds something else, also another tenant's line.
+int release_file_find(struct release_file *file, const char *dir, uint32_t tenant, enum release_kind kind,
+                      uint32_t period_day, struct err *err) MUST_CHECK;
+void release_file_free(struct release_file *file);
 void release_files_free(struct release_files *files);
 // By name: enum release_kind, or -1.
 int release_kind_parse(const char *name);

@@ -2,6 +2,7 @@
 // while an aggregator runs. In the order of the commits, the newest line of a key counts; a day of - is an erased one:
 //   open TENANT PSEUDONYM DAY
 //   window TENANT SENT_DAY PSEUDONYM STREAM PROVIDER FETCH     or: window TENANT SENT_DAY PSEUDONYM -
+//   release TENANT KIND DAY LINE
 // `state_dump_driver CONFIG snapshot` instead has the local journal written into a snapshot, with no aggregator running.
 #include "aggregator/journal_local.h"
 #include "aggregator/record.h"
@@ -12,6 +13,16 @@
 #include <time.h>
 
 static struct config config;
+
+static int print_release(const struct record_key *parts, const uint8_t *value, size_t value_len) {
+    struct release_record release;
+    char day[DAY_TEXT_SIZE];
+    CHECK(release_decode(value, value_len, &release) == 0);
+    day_format(parts->day, day);
+    printf("release %" PRIu32 " %u %s %.*s\n", parts->tenant, parts->release_kind, day, (int)release.line_len,
+           (const char *)release.line);
+    return 0;
+}
 
 static int print_record(void *arg, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len) {
     struct record_key parts;
@@ -35,6 +46,8 @@ static int print_record(void *arg, const uint8_t *key, size_t key_len, const uin
         } else {
             printf(" -\n");
         }
+    } else if (parts.kind == RECORD_RELEASE && value_len > 0) {
+        return print_release(&parts, value, value_len);
     }
     return 0;
 }

@@ -150,18 +150,22 @@ class Load:
                 return
 
 
-def committed(stack):
-    """What is committed, by contact: {contact: day of the last open}, {(sent day, contact): (stream, provider, fetch)}."""
-    done = subprocess.run([stack.program("state_dump_driver"), stack.config], check=False, stdout=subprocess.PIPE,
+def dumped(config):
+    """The committed state that a configuration names, line by line, as words."""
+    done = subprocess.run([os.path.join(BINARIES, "state_dump_driver"), config], check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, timeout=300)
     if done.returncode != 0:
         raise AssertionError("the committed state cannot be read: " + done.stderr.decode())
+    return [line.split(" ") for line in done.stdout.decode().splitlines()]
+
+
+def committed(stack):
+    """What is committed, by contact: {contact: day of the last open}, {(sent day, contact): (stream, provider, fetch)}."""
     opens, windows = {}, {}
-    for line in done.stdout.decode().splitlines():
-        kind, tenant, *rest = line.split(" ")
+    for kind, tenant, *rest in dumped(stack.config):
         if kind == "open":
             opens[(int(tenant), rest[0])] = day_number(rest[1]) if rest[1] != "-" else None
-        else:
+        elif kind == "window":
             windows[(day_number(rest[0]), (int(tenant), rest[1]))] = tuple(map(int, rest[2:])) if rest[2] != "-" else None
     return ({contact: day for contact, day in opens.items() if day is not None},
             {key: cell for key, cell in windows.items() if cell is not None})

@@ -207,6 +207,52 @@ static void a_line_waits_for_its_file(void **state) {
     assert_true(engine_ready(engine, why, sizeof why));
 }
 
+// The state was put back to one of before a release: the line that people have seen stays the only one.
+static void a_line_that_is_out_already_stays(void **state) {
+    (void)state;
+    uint32_t seed = 11;
+    char path[PATH_SIZE], line[1000], *text;
+    size_t len, found = 0;
+    struct err err;
+    memset(&model, 0, sizeof model);
+    int line_len = snprintf(line, sizeof line,
+                            "{\"schema\":\"openveil.release.v1\",\"kind\":\"deliverability\",\"tenant\":%u,"
+                            "\"period\":\"2026-11-22\",\"complete\":true,\"epsilon\":\"1/2\",\"threshold\":11,"
+                            "\"cells\":[]}\n",
+                            TENANT);
+    snprintf(path, sizeof path, "%s/%u", config.release_dir, TENANT);
+    assert_int_equal(dir_create(path, 0700, &err), 0);
+    snprintf(path, sizeof path, "%s/%u/deliverability-2026-11-22.json", config.release_dir, TENANT);
+    assert_int_equal(file_create(path, 0600, line, (size_t)line_len, &err), 0);
+    edge_register_all(FIRST_DAY);
+    for (uint32_t day = FIRST_DAY; day < FIRST_DAY + 3; day++) {
+        today_is(day);
+        random_block(0, day, &seed, false);
+        for (unsigned e = 0; e < EDGES; e++)
+            edge_close(e, day);
+    }
+    check_release(FIRST_DAY + 1, true); // the next one is drawn as ever
+    run_until(all_committed, "the commit");
+    struct state *after = committed_state();
+    const struct tenant_state *tenant = state_tenant(after, TENANT);
+    struct fraction spent[4];
+    assert_true(tenant_state_released(tenant, RELEASE_DELIVERABILITY, FIRST_DAY));
+    assert_int_equal(tenant_state_spent(tenant, day_month_start(FIRST_DAY), spent, ARRAY_LEN(spent)), 2);
+    assert_int_equal(spent[0].denominator + spent[1].denominator, 1 + 2);
+    state_free(after);
+    pthread_mutex_lock(&double_journal.mutex);
+    for (size_t i = 0; i < double_journal.n; i++) {
+        const struct double_record *r = &double_journal.records[i];
+        if (r->bytes[0] == RECORD_RELEASE && r->value_len == 8 + (size_t)line_len - 1)
+            found += memcmp(r->bytes + r->key_len + 8, line, (size_t)line_len - 1) == 0;
+    }
+    pthread_mutex_unlock(&double_journal.mutex);
+    assert_int_equal(found, 1);
+    assert_int_equal(file_read(path, 1000, &text, &len, &err), 0);
+    assert_string_equal(text, line);
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         WORLD_TEST(lost_commits_lose_nothing),
@@ -216,6 +262,7 @@ int main(void) {
         WORLD_TEST(damaged_and_foreign_messages_are_set_aside),
         WORLD_TEST(another_modes_state_is_refused),
         WORLD_TEST(a_line_waits_for_its_file),
+        WORLD_TEST(a_line_that_is_out_already_stays),
         WORLD_TEST(a_new_boot_closes_the_day_of_the_old_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -91,6 +91,28 @@ static void lines_come_back_in_order(void **state) {
     release_files_free(&files);
 }
 
+static void one_line_is_found(void **state) {
+    (void)state;
+    struct release_file file;
+    struct err err;
+    assert_int_equal(release_file_find(&file, dir, TENANT, RELEASE_DELIVERABILITY, NOVEMBER + 29, &err), 0);
+    assert_int_equal(file.epsilon.denominator, 4);
+    assert_string_equal(file.period, "2026-11-30");
+    assert_int_equal(strncmp(file.line, "{\"schema\":", 10), 0);
+    release_file_free(&file);
+    assert_int_equal(release_file_find(&file, dir, TENANT, RELEASE_INACTIVITY, NOVEMBER, &err), 0);
+    release_file_free(&file);
+    assert_int_equal(release_file_find(&file, dir, TENANT, RELEASE_DELIVERABILITY, NOVEMBER + 28, &err), ERR_NOT_FOUND);
+    assert_int_equal(release_file_find(&file, dir, TENANT + 1, RELEASE_DELIVERABILITY, NOVEMBER, &err), ERR_NOT_FOUND);
+    // Another tenant's line, put there by somebody.
+    write_file("deliverability-2026-11-29.json",
+               "{\"schema\":\"openveil.release.v1\",\"kind\":\"deliverability\",\"tenant\":8,\"period\":\"2026-11-29\","
+               "\"complete\":true,\"epsilon\":\"1/4\",\"threshold\":40,\"cells\":[]}");
+    assert_int_equal(release_file_find(&file, dir, TENANT, RELEASE_DELIVERABILITY, NOVEMBER + 28, &err), ERR_CORRUPT);
+    assert_null(file.line);
+    remove_file("deliverability-2026-11-29.json");
+}
+
 static void what_is_no_line_is_named(void **state) {
     (void)state;
     static const char *const bad[] = {
@@ -142,6 +164,7 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines_come_back_in_order),
+        cmocka_unit_test(one_line_is_found),
         cmocka_unit_test(what_is_no_line_is_named),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
