@@ -97,14 +97,18 @@ static void gap_fill(struct edge_record *edge, struct edge_epoch *epoch, uint64_
     }
 }
 
-static struct edge_epoch *epoch_append(struct edge_record *edge, const struct message_head *head) {
+// Kept by their segments, which grow from boot to boot: a boot whose only message comes late is still before the next one.
+static struct edge_epoch *epoch_insert(struct edge_record *edge, const struct message_head *head) {
     if (edge->n_epochs == EDGE_EPOCHS_MAX) {
         // More boots than we remember without one closed day: forget the oldest, whose ranges can't be checked then.
         edge->n_epochs--;
         memmove(&edge->epochs[0], &edge->epochs[1], edge->n_epochs * sizeof edge->epochs[0]);
         open_days_lose(edge, head->day);
     }
-    struct edge_epoch *epoch = &edge->epochs[edge->n_epochs++];
+    size_t at = edge->n_epochs++;
+    for (; at > 0 && edge->epochs[at - 1].first > head->epoch_first; at--)
+        edge->epochs[at] = edge->epochs[at - 1];
+    struct edge_epoch *epoch = &edge->epochs[at];
     *epoch = (struct edge_epoch){.epoch = head->epoch, .first = head->epoch_first, .next = head->epoch_first};
     return epoch;
 }
@@ -113,7 +117,7 @@ uint64_t edge_mark_seen(struct edge_record *edge, const struct message_head *hea
     CHECK(head->segment >= head->epoch_first && !edge_has_seen(edge, head));
     struct edge_epoch *epoch = epoch_find(edge, head->epoch);
     if (epoch == NULL)
-        epoch = epoch_append(edge, head);
+        epoch = epoch_insert(edge, head);
     if (edge->registered_day == DAY_NONE && edge->closed_through < head->day)
         edge->closed_through = head->day; // how recent it is, for forgetting it
     if (head->segment < epoch->next) {

@@ -17,7 +17,9 @@ struct model_edge {
     uint64_t lost;   // days, as bits from sim.base_day on
     uint64_t closed; // by a marker
     size_t n_epochs; // in which it sends and whose days are not all closed
-    uint64_t epochs[MODEL_EPOCHS];
+    struct {
+        uint64_t epoch, first; // and its first segment: they grow from boot to boot
+    } epochs[MODEL_EPOCHS];
 };
 struct model_day {
     bool exists;

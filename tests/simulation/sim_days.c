@@ -63,21 +63,26 @@ static bool segment_is_in(uint32_t partition, int edge, uint64_t epoch, uint64_t
 bool model_knows(uint32_t partition, const struct sim_message *message) {
     struct model_edge *edge = &model.edges[partition][message->edge];
     for (size_t i = 0; i < edge->n_epochs; i++)
-        if (edge->epochs[i] == message->head.epoch)
+        if (edge->epochs[i].epoch == message->head.epoch)
             return true;
     if (edge->registered && message->head.day <= edge->closed_through)
         return false;
     CHECK(edge->n_epochs < MODEL_EPOCHS);
-    edge->epochs[edge->n_epochs++] = message->head.epoch;
+    edge->epochs[edge->n_epochs].epoch = message->head.epoch;
+    edge->epochs[edge->n_epochs++].first = message->head.epoch_first;
     return true;
 }
 
-static void epochs_end(struct model_edge *edge, uint64_t epoch) {
-    size_t at = 0;
-    while (edge->epochs[at] != epoch)
-        at++;
-    edge->n_epochs -= at;
-    memmove(edge->epochs, edge->epochs + at, edge->n_epochs * sizeof edge->epochs[0]);
+// A later boot does not send of a day that this one closed.
+static void epochs_end(struct model_edge *edge, const struct message_head *head) {
+    size_t kept = 0;
+    bool after = false; // of two spools of one day the numbers are the same
+    for (size_t i = 0; i < edge->n_epochs; i++) {
+        after = after || edge->epochs[i].epoch == head->epoch;
+        if (edge->epochs[i].first > head->epoch_first || (edge->epochs[i].first == head->epoch_first && after))
+            edge->epochs[kept++] = edge->epochs[i];
+    }
+    edge->n_epochs = kept;
 }
 
 void model_close(uint32_t partition, const struct sim_message *message) {
@@ -96,7 +101,7 @@ void model_close(uint32_t partition, const struct sim_message *message) {
             if (!segment_is_in(partition, message->edge, close->ranges[i].epoch, number))
                 edge_lost(edge, day, day);
     edge->closed_through = day;
-    epochs_end(edge, message->head.epoch);
+    epochs_end(edge, &message->head);
     for (uint32_t d = from; d <= day; d++) {
         model_day(partition, d)->exists = true;
         model_day(partition, d)->n_edges_closed++;

@@ -173,6 +173,20 @@ static void only_the_days_of_a_loss_are_lost(void **state) {
     assert_false(lost(&edge, DAY + 79));
 }
 
+static void a_late_boot_is_not_the_newest(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(edge_register(&edge, DAY));
+    take(&edge, 7, 1, 1, DAY);
+    take(&edge, 9, 3, 3, DAY + 1);
+    // All that the boot between them sent is the close marker, and that was held up.
+    take(&edge, 8, 2, 2, DAY);
+    const struct segment_range ranges[] = {{7, 1, 1}};
+    assert_false(close_day(&edge, 8, DAY, DAY, ranges, 1).missing);
+    assert_true(seen(&edge, 9, 3, DAY + 1));
+    assert_int_equal(edge.n_epochs, 2);
+}
+
 static void a_day_is_through(void **state) {
     (void)state;
     assert_true(edge_is_through(DAY_NONE, 0, false, DAY));
@@ -221,6 +235,7 @@ int main(void) {
         cmocka_unit_test(epochs_are_forgotten_when_closed),
         cmocka_unit_test(registering_again_means_a_lost_spool),
         cmocka_unit_test(only_the_days_of_a_loss_are_lost),
+        cmocka_unit_test(a_late_boot_is_not_the_newest),
         cmocka_unit_test(a_day_is_through),
         cmocka_unit_test(a_days_ledger),
     };
