@@ -63,6 +63,15 @@ static void release_choose(struct partition *partition, struct release *release)
     }
 }
 
+// The day of the contact's newest open in the window, as well as it is known: what it opened before it left and came back
+// does not count. DAY_NONE where it was erased meanwhile.
+static uint32_t open_day(const struct partition *partition, const struct consent_query *query, uint32_t last_day) {
+    struct last_open last_open;
+    if (!last_open_get(state_last_open(partition->state), query->tenant, query->pseudonym, &last_open))
+        return DAY_NONE;
+    return last_open.day < last_day ? last_open.day : last_day;
+}
+
 static void release_count(const struct partition *partition, struct release *release) {
     for (size_t i = 0; i < release->task.n_queries; i++) {
         const struct asked *asked = &release->asked[i];
@@ -72,8 +81,10 @@ static void release_count(const struct partition *partition, struct release *rel
         bool basis = then != NULL && then->exemption_basis != NULL;
         const struct release_frame frame = {
             .kind = RELEASE_DELIVERABILITY, .settings = line->settings, .version = line->version};
-        if (!consent_allows(&release->task.queries[i].record, (enum message_class)(asked->cell.class_regime >> 4),
-                            (enum regime)(asked->cell.class_regime & 15), basis, PURPOSE_DELIVERABILITY, line->last_day))
+        const struct consent_query *query = &release->task.queries[i];
+        if (!consent_allows(&query->record, (enum message_class)(asked->cell.class_regime >> 4),
+                            (enum regime)(asked->cell.class_regime & 15), basis, PURPOSE_DELIVERABILITY,
+                            open_day(partition, query, line->last_day)))
             continue;
         int64_t at = release_cell_index(&frame, &asked->cell);
         CHECK(at < (int64_t)line->n_counts);

@@ -76,6 +76,7 @@ static const char *provider_name(const struct model_settings *settings, unsigned
 
 // ---- deliverability -------------------------------------------------------------------------------------------------
 
+// Of a contact's opens only the last day is kept (DESIGN 1), so that is the day that its consent is asked for again.
 static uint64_t cell_count(const struct sim_decision *decision, unsigned t, uint32_t last, bool basis,
                            struct window_cell of) {
     uint32_t tenant = sim.tenants[t].id;
@@ -86,7 +87,9 @@ static uint64_t cell_count(const struct sim_decision *decision, unsigned t, uint
             cell->cell.fetch != of.fetch)
             continue;
         const struct consent_record *record = model_answer(decision, tenant, sim.tenants[t].pseudonyms[c]);
-        n += model_allows(record, cell->cell.class_regime, basis, PURPOSE_DELIVERABILITY, last);
+        uint32_t open = model_last_open(&model.tenants[t].contacts[c], UINT32_MAX);
+        n += open != DAY_NONE && model_allows(record, cell->cell.class_regime, basis, PURPOSE_DELIVERABILITY,
+                                              open < last ? open : last);
     }
     return n;
 }
