@@ -86,8 +86,9 @@ void message_codec_free(struct message_codec *codec);
 
 // Encoders write to `out` (MESSAGE_BYTES_MAX bytes) and return the length, or a negative ERR_*.
 // Blocks: `events` are sorted here (by every field), at most BLOCK_EVENTS_MAX; 0 is allowed. Layout of the body:
-// rules hash 32, events 4, raw length 4, then zstd of columns: tenant runs, pseudonyms, day − sent, stream, provider,
-// class and regime, fetch. The same events give the same bytes.
+// rules hash 32, events 4, raw length 4, the low bytes of the pseudonyms, then zstd of columns: tenant runs, kinds (day −
+// sent, stream, provider, class and regime, fetch), the pseudonyms' high bytes, each event's kind. The same events give
+// the same bytes.
 int64_t message_encode_block(struct message_codec *codec, const struct message_head *head,
                              const uint8_t rules_hash[RULES_HASH_SIZE], struct event *events, size_t n_events,
                              uint8_t *out) MUST_CHECK;

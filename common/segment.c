@@ -178,11 +178,8 @@ int64_t raw_header_decode(const uint8_t *data, size_t len, struct segment_head *
 }
 
 static uint64_t group_checksum(const uint8_t *group, uint32_t n_events) {
-    XXH3_state_t hash;
-    XXH3_64bits_reset(&hash);
-    XXH3_64bits_update(&hash, group, GROUP_CHECKSUM_AT);
-    XXH3_64bits_update(&hash, group + GROUP_HEADER_BYTES, (size_t)n_events * GROUP_EVENT_BYTES);
-    return XXH3_64bits_digest(&hash);
+    return XXH3_64bits_withSeed(group + GROUP_HEADER_BYTES, (size_t)n_events * GROUP_EVENT_BYTES,
+                                XXH3_64bits(group, GROUP_CHECKSUM_AT));
 }
 
 size_t group_encode(uint64_t epoch, uint64_t segment, const struct group *group, uint8_t *out) {
@@ -219,11 +216,6 @@ int64_t group_decode(const uint8_t *data, size_t len, uint64_t epoch, uint64_t s
     if (checksum != group_checksum(data, group->n_events))
         return ERR_CORRUPT;
     return (int64_t)group_bytes(group->n_events);
-}
-
-void group_event_load(const uint8_t *in, struct event *event) {
-    *event = (struct event){.pseudonym = load_u64(in), .tenant = load_u32(in + 8), .sent_day = load_u32(in + 12),
-                            .stream = load_u16(in + 16), .provider = in[18], .class_regime = in[19], .fetch = in[20]};
 }
 
 int64_t raw_scan(const uint8_t *data, size_t len, const struct segment_head *head, size_t header_len, group_fn each,

@@ -45,7 +45,7 @@ int64_t raw_header_encode(const struct segment_head *head, const struct ledger *
 int64_t raw_header_decode(const uint8_t *data, size_t len, struct segment_head *head, struct ledger *ledger) MUST_CHECK;
 
 // A commit group: header 4+8+8+4+4+4*EDGE_DROPS_STORED+8 bytes ("OVG1", epoch, segment, sequence, events, drops,
-// XXH3-64 of the group without this field), then 21 bytes an event; padded with zeros to a page.
+// XXH3-64 of the events, seeded with that of the fields before), then 21 bytes an event; padded with zeros to a page.
 #define GROUP_HEADER_BYTES (4 + 8 + 8 + 4 + 4 + 4 * EDGE_DROPS_STORED + 8)
 #define GROUP_EVENT_BYTES 21
 #define GROUP_EVENTS_MAX BLOCK_EVENTS_MAX
@@ -59,13 +59,13 @@ struct group {
     uint32_t drops[EDGE_DROPS_STORED];
 };
 static inline void group_event_store(uint8_t *out, const struct event *event);
+static inline void group_event_load(const uint8_t *in, struct event *event);
 // Seals a group in place: `out` already holds n_events stored events from GROUP_HEADER_BYTES on; fills header, padding
 // and checksum. Returns group_bytes(n_events).
 size_t group_encode(uint64_t epoch, uint64_t segment, const struct group *group, uint8_t *out);
 // One group at `data`: its length in bytes, 0 where there is no group of this segment, ERR_CORRUPT where one was begun
 // but its bytes are not what was written.
 int64_t group_decode(const uint8_t *data, size_t len, uint64_t epoch, uint64_t segment, struct group *group) MUST_CHECK;
-void group_event_load(const uint8_t *in, struct event *event);
 
 // Walks all groups of a raw segment in memory, in any order of damage: calls `each` for every intact group. Returns the
 // number of groups that were damaged although a later one is intact (0: only, at most, a torn tail), or a negative
@@ -102,6 +102,10 @@ static inline void group_event_store(uint8_t *out, const struct event *event) {
     out[18] = event->provider;
     out[19] = event->class_regime;
     out[20] = event->fetch;
+}
+static inline void group_event_load(const uint8_t *in, struct event *event) {
+    *event = (struct event){.pseudonym = load_u64(in), .tenant = load_u32(in + 8), .sent_day = load_u32(in + 12),
+                            .stream = load_u16(in + 16), .provider = in[18], .class_regime = in[19], .fetch = in[20]};
 }
 
 #endif

@@ -1,22 +1,8 @@
 #include "ingest/ledger.h"
 
-#include "common/token.h"
-
 // A close marker beside its ranges: head and counts, rounded up.
 #define CLOSE_BYTES_FIXED 512
 #define RANGE_BYTES 24
-
-uint32_t partition_cached(struct partition_cache *cache, uint32_t tenant) {
-    CHECK(cache->partitions >= 1);
-    // Fibonacci hashing: consecutive tenant numbers go to different slots.
-    size_t slot = (tenant * 2654435769u) >> 20;
-    _Static_assert(PARTITION_SLOTS == 1u << 12, "the slot is the upper 12 bits");
-    if (cache->slots[slot].known == 0 || cache->slots[slot].tenant != tenant) {
-        cache->slots[slot].tenant = tenant;
-        cache->slots[slot].known = partition_of(tenant, cache->partitions) + 1;
-    }
-    return cache->slots[slot].known - 1;
-}
 
 void ledger_begin(struct ledger *ledger, uint32_t day) {
     memset(ledger, 0, offsetof(struct ledger, ranges));

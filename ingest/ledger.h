@@ -4,7 +4,9 @@
 #ifndef OPENVEIL_LEDGER_H
 #define OPENVEIL_LEDGER_H
 
+#include "common/check.h"
 #include "common/segment.h"
+#include "common/token.h"
 
 // The outcomes of one segment.
 struct tally {
@@ -29,7 +31,17 @@ struct partition_cache {
         uint32_t known; // partition + 1; 0: empty
     } slots[PARTITION_SLOTS];
 };
-uint32_t partition_cached(struct partition_cache *cache, uint32_t tenant);
+static inline uint32_t partition_cached(struct partition_cache *cache, uint32_t tenant) {
+    CHECK(cache->partitions >= 1);
+    // Fibonacci hashing: consecutive tenant numbers go to different slots.
+    size_t slot = (tenant * 2654435769u) >> 20;
+    _Static_assert(PARTITION_SLOTS == 1u << 12, "the slot is the upper 12 bits");
+    if (cache->slots[slot].known == 0 || cache->slots[slot].tenant != tenant) {
+        cache->slots[slot].tenant = tenant;
+        cache->slots[slot].known = partition_of(tenant, cache->partitions) + 1;
+    }
+    return cache->slots[slot].known - 1;
+}
 
 void ledger_begin(struct ledger *ledger, uint32_t day);
 // Copies what is in use.

@@ -67,28 +67,22 @@ int packer_read(struct packer *packer, int fd, const char *path, size_t len, str
     return 0;
 }
 
-static bool events_valid(const uint8_t *events, uint32_t n_events) {
-    for (uint32_t i = 0; i < n_events; i++) {
-        struct event event;
-        group_event_load(events + (size_t)i * GROUP_EVENT_BYTES, &event);
-        if (!event_valid(&event))
-            return false;
-    }
-    return true;
-}
-
 static int group_loaded(void *arg, const struct group *group, const uint8_t *events) {
     struct packer *packer = arg;
     struct tally *tally = &packer->tally;
+    bool valid = tally->events + group->n_events <= BLOCK_EVENTS_MAX;
+    struct event *loaded = packer->loaded + (valid ? tally->events : 0);
+    for (uint32_t i = 0; valid && i < group->n_events; i++) {
+        group_event_load(events + (size_t)i * GROUP_EVENT_BYTES, &loaded[i]);
+        valid = event_valid(&loaded[i]);
+    }
     // The edge writes no such groups; intact by its checksum, but not by its content.
-    if (tally->events + group->n_events > BLOCK_EVENTS_MAX || !events_valid(events, group->n_events)) {
+    if (!valid) {
         packer->damaged++;
         return 0;
     }
     for (uint32_t i = 0; i < group->n_events; i++) {
-        struct event *event = &packer->loaded[tally->events];
-        group_event_load(events + (size_t)i * GROUP_EVENT_BYTES, event);
-        uint32_t partition = partition_cached(packer->cache, event->tenant);
+        uint32_t partition = partition_cached(packer->cache, loaded[i].tenant);
         packer->partition_of[tally->events++] = (uint16_t)partition;
         tally->recorded_by_partition[partition]++;
     }

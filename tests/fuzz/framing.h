@@ -49,11 +49,8 @@ static inline void frame_group(uint8_t *page, size_t len) {
     uint32_t n_events = load_u32(page + n_events_at);
     if (n_events > (len - GROUP_HEADER_BYTES) / GROUP_EVENT_BYTES)
         return;
-    XXH3_state_t hash;
-    XXH3_64bits_reset(&hash);
-    XXH3_64bits_update(&hash, page, hashed);
-    XXH3_64bits_update(&hash, page + GROUP_HEADER_BYTES, (size_t)n_events * GROUP_EVENT_BYTES);
-    store_u64(page + hashed, XXH3_64bits_digest(&hash));
+    store_u64(page + hashed, XXH3_64bits_withSeed(page + GROUP_HEADER_BYTES, (size_t)n_events * GROUP_EVENT_BYTES,
+                                                  XXH3_64bits(page, hashed)));
 }
 
 // Returns the file's length; chunks that do not fit `size` any more are left out.

@@ -1,6 +1,7 @@
 // Messages between edge and aggregator. The first byte says what the rest is: 0 a whole message, whose length of the body
 // and checksum are set right here, because no fuzzer guesses those; 1 the columns of a block before compression, after
-// its number of events; 2 the body of a close, 3 of an import, 4 of a retirement; 5 a whole message as it is.
+// its number of events, all low bytes of the pseudonyms being 0; 2 the body of a close, 3 of an import, 4 of a
+// retirement; 5 a whole message as it is.
 #include "tests/fuzz/framing.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -105,10 +106,12 @@ static void check_message(const uint8_t *data, size_t len) {
 static void check_columns(const struct message_head *head, const uint8_t *data, size_t len) {
     if (len < 4)
         return;
-    memset(packed, 0, RULES_HASH_SIZE);
+    size_t n_events = load_u32(data);
+    size_t low = n_events > BLOCK_EVENTS_MAX ? 0 : 5 * n_events;
+    size_t fixed = RULES_HASH_SIZE + 8 + low;
+    memset(packed, 0, fixed);
     memcpy(packed + RULES_HASH_SIZE, data, 4);
     store_u32(packed + RULES_HASH_SIZE + 4, (uint32_t)len - 4);
-    size_t fixed = RULES_HASH_SIZE + 8;
     size_t n = len == 4 ? 0 : ZSTD_compress(packed + fixed, sizeof packed - fixed, data + 4, len - 4, 1);
     CHECK(!ZSTD_isError(n));
     check_block(head, packed, fixed + n);

@@ -132,28 +132,31 @@ static void write_column(struct writer *w, size_t width, uint64_t first, uint64_
     }
 }
 
-// Two events before compression: of one tenant, then of two.
+// Two events before compression, the low bytes of their pseudonyms 0: of one tenant and kind, then of two.
 static void seed_columns(void) {
-    for (uint32_t n_runs = 1; n_runs <= 2; n_runs++) {
+    for (uint32_t n = 1; n <= 2; n++) {
         uint8_t buffer[SEED_MAX];
         struct writer w = writer_of(buffer, sizeof buffer);
         write_u8(&w, 1);
-        write_u32(&w, 2);
-        write_u32(&w, n_runs);
-        if (n_runs == 1) {
+        write_u32(&w, 2); // events
+        write_u32(&w, n); // tenants
+        write_u32(&w, n); // kinds
+        if (n == 1) {
             write_u32(&w, 7);
             write_u32(&w, 2);
+            write_bytes(&w, "\0\0\0\2\0\3\1\x10\0", 9);
         } else {
             write_column(&w, 4, 7, 0x01000008);
             write_column(&w, 4, 1, 1);
+            write_column(&w, 4, 0, 2);
+            write_column(&w, 2, 3, 0xffff);
+            write_column(&w, 1, 1, 255);
+            write_column(&w, 1, 0x10, 0x31);
+            write_column(&w, 1, FETCH_PERSON, FETCH_MACHINE);
         }
-        write_column(&w, 8, 0xd1c0605349147485u, n_runs == 1 ? 5 : 6);
-        write_column(&w, 4, 0, 2);
-        write_column(&w, 2, 3, 0xffff);
-        write_column(&w, 1, 1, 255);
-        write_column(&w, 1, 0x10, 0x31);
-        write_column(&w, 1, FETCH_PERSON, FETCH_MACHINE);
-        seed("message", n_runs == 1 ? "columns-one-tenant" : "columns-two-tenants", &w, buffer);
+        write_column(&w, 3, 0xd1c060, n == 1 ? 5 : 6);
+        write_column(&w, 1, 0, n - 1);
+        seed("message", n == 1 ? "columns-one-tenant" : "columns-two-tenants", &w, buffer);
     }
 }
 
