@@ -7,17 +7,22 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "deploy"))
 BIN = os.environ.get("OPENVEIL_BIN", os.path.join(ROOT, "build", "release", "bin"))
-TICK = os.sysconf("SC_CLK_TCK")
+
+
+def thread_cpu_seconds(pid):
+    """[(name, CPU seconds)] of all its threads, to the nanosecond."""
+    threads = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/comm", encoding="ascii", errors="replace") as comm:
+            name = comm.read().strip()
+        with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as schedstat:
+            threads.append((name, int(schedstat.read().split()[0]) / 1e9))
+    return threads
 
 
 def cpu_seconds(pids):
-    """User and system time of these processes, all threads."""
-    total = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICK
+    """User and system time of these processes, all threads that are alive."""
+    return sum(seconds for pid in pids for _, seconds in thread_cpu_seconds(pid))
 
 
 def children(pid):
