@@ -9,9 +9,9 @@
 
 #include "common/config.h"
 #include "common/consent.h"
+#include "common/consent_entry.h"
 
 // What a partition's store had reached: commits remember it, and a store that does not lead on from it is unreachable.
-#define CONSENT_HASH_SIZE 20
 struct consent_stamp {
     uint64_t epoch;
     uint8_t hash[CONSENT_HASH_SIZE];
@@ -24,6 +24,8 @@ struct consent_change {
     uint8_t state;
     uint32_t since;
     char notice[NOTICE_MAX + 1];
+    bool has_change_id; // false: the receipt number counts as its id
+    uint64_t change_id;
     int64_t result; // out: the receipt number (epoch), or a negative ERR_*
     char reason[120]; // out: why not
 };
@@ -52,6 +54,22 @@ int consent_store_scan(struct consent_store *store, uint32_t tenant, consent_eac
 // Removes all of a tenant, or cuts its buckets anew: the receipt, or a negative ERR_* with the reason in `err`.
 int64_t consent_store_erase_tenant(struct consent_store *store, uint32_t tenant, struct err *err) MUST_CHECK;
 int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uint32_t bits, struct err *err) MUST_CHECK;
+// Removes what Redis knows about one contact: its record (with `keep_left`, not one that refused, withdrew or objected)
+// and the content of its changes in the stream, where the chain's hashes stay. The receipt, or a negative ERR_*.
+int64_t consent_store_forget(struct consent_store *store, uint32_t tenant, uint64_t pseudonym, bool keep_left,
+                             struct err *err) MUST_CHECK;
+// The changes after `epoch` that the stream of a partition still holds, oldest first, at most `max`; `each` may have
+// been called before an error.
+typedef void (*consent_entry_fn)(void *arg, const struct consent_entry *entry);
+int consent_store_entries(struct consent_store *store, uint32_t partition, uint64_t epoch, size_t max,
+                          consent_entry_fn each, void *arg, struct err *err) MUST_CHECK;
+// What a partition has reached (zero: nothing yet).
+int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
+                        struct err *err) MUST_CHECK;
+// Who has applied which epochs of a partition, and when (ms since 1970), oldest first.
+typedef void (*consent_applied_fn)(void *arg, const char *who, uint64_t epoch, int64_t unix_ms);
+int consent_store_applied(struct consent_store *store, uint32_t partition, consent_applied_fn each, void *arg,
+                          struct err *err) MUST_CHECK;
 // Adds a notice to every partition; adding it again, after an error, is harmless.
 struct consent_notice;
 int consent_store_notice_add(struct consent_store *store, const struct consent_notice *notice, struct err *err)
@@ -113,6 +131,10 @@ struct consent_call {
 };
 int consent_client_call(struct consent_client *client, uint32_t partition, struct consent_call *call, uint32_t today,
                         consent_done_fn done, void *arg) MUST_CHECK;
+// Remembers in Redis that `who` (`log`, `edge/<id>`, `aggregator/<id>`; copied) has applied all changes up to `epoch`.
+#define CONSENT_WHO_MAX 79
+int consent_client_applied(struct consent_client *client, uint32_t partition, const char *who, uint64_t epoch,
+                           consent_done_fn done, void *arg) MUST_CHECK;
 bool consent_client_connected(const struct consent_client *client);
 // What last went wrong, a sentence for people; empty where nothing did. Valid until the loop's next turn.
 const char *consent_client_problem(const struct consent_client *client);
