@@ -8,6 +8,7 @@
 #include "common/cli.h"
 #include "common/files.h"
 #include "common/log.h"
+#include "common/service.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -27,6 +28,7 @@ struct aggregator {
     struct consent_client *consent;
     struct engine *engine;
     struct admin *admin;
+    struct service *service;
     uv_signal_t signals[2];
     bool loop_ready, signals_ready, engine_started;
     int exit_code;
@@ -46,6 +48,7 @@ static void on_signal(uv_signal_t *handle, int signum) {
     struct aggregator *aggregator = handle->data;
     (void)signum;
     log_info("stopping");
+    service_stopping(aggregator->service);
     uv_stop(&aggregator->loop);
 }
 
@@ -117,17 +120,19 @@ static int aggregator_start(struct aggregator *aggregator, struct err *err) {
                                       .metrics = aggregator_metrics,
                                       .n_metrics = AGGREGATOR_METRICS};
     if (rc == 0)
-        rc = admin_start(&aggregator->admin, &aggregator->loop, config->aggregator_admin_listen, &hooks, err);
+        rc = admin_start(&aggregator->admin, &aggregator->loop, -1, config->aggregator_admin_listen, &hooks, err);
     if (rc == 0) {
         aggregator->engine_started = true;
         rc = engine_start(aggregator->engine, err);
     }
-    return rc;
+    const struct service_hooks news = {.ready = aggregator_ready, .arg = aggregator};
+    return rc != 0 ? rc : service_start(&aggregator->service, &aggregator->loop, &news, err);
 }
 
 // Everything that was started, in reverse; returns the exit code.
 static int aggregator_stop(struct aggregator *aggregator) {
     struct err err;
+    service_stop(aggregator->service);
     admin_stop(aggregator->admin);
     if (aggregator->engine_started && engine_stop(aggregator->engine, &err) != 0) {
         log_error("%s", err.text);

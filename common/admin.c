@@ -4,6 +4,7 @@
 
 #include <llhttp.h>
 #include <string.h>
+#include <unistd.h>
 #include <uv.h>
 
 #define CONNECTIONS_MAX 64
@@ -245,6 +246,15 @@ static void listener_closed(uv_handle_t *handle) {
     admin_free_when_closed(admin);
 }
 
+static int listen_inherited(struct admin *admin, int fd, struct err *err) {
+    int rc = uv_tcp_open(&admin->listener, fd);
+    if (rc != 0)
+        close(fd);
+    else
+        rc = uv_listen((uv_stream_t *)&admin->listener, CONNECTIONS_MAX, on_connection);
+    return rc == 0 ? 0 : err_set(err, ERR_IO, "cannot listen on the admin socket handed over: %s", uv_strerror(rc));
+}
+
 static int listen_on(struct admin *admin, const char *address, struct err *err) {
     char host[256], service[8];
     uint16_t port;
@@ -268,8 +278,8 @@ static int listen_on(struct admin *admin, const char *address, struct err *err) 
     return 0;
 }
 
-int admin_start(struct admin **out, struct uv_loop_s *loop, const char *address, const struct admin_hooks *hooks,
-                struct err *err) {
+int admin_start(struct admin **out, struct uv_loop_s *loop, int inherited, const char *address,
+                const struct admin_hooks *hooks, struct err *err) {
     CHECK(hooks->ready != NULL);
     *out = NULL;
     struct admin *admin = calloc(1, sizeof *admin);
@@ -281,7 +291,7 @@ int admin_start(struct admin **out, struct uv_loop_s *loop, const char *address,
     admin->settings.on_headers_complete = on_headers_complete;
     admin->listener.data = admin;
     CHECK(uv_tcp_init(loop, &admin->listener) == 0);
-    int rc = listen_on(admin, address, err);
+    int rc = inherited >= 0 ? listen_inherited(admin, inherited, err) : listen_on(admin, address, err);
     if (rc != 0) {
         admin_stop(admin);
         return rc;

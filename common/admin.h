@@ -19,10 +19,10 @@ struct admin_hooks {
     struct metric *metrics;
     size_t n_metrics;
 };
-// Binds and listens on "host:port"; ERR_IO with the fix where the port is taken. `hooks` are copied. Also after an error
-// the loop must run once more before it can be closed.
-int admin_start(struct admin **admin, struct uv_loop_s *loop, const char *address, const struct admin_hooks *hooks,
-                struct err *err) MUST_CHECK;
+// Binds and listens on "host:port"; ERR_IO with the fix where the port is taken. With `inherited` >= 0 that listening socket
+// is taken over instead. `hooks` are copied. Also after an error the loop must run once more before it can be closed.
+int admin_start(struct admin **admin, struct uv_loop_s *loop, int inherited, const char *address,
+                const struct admin_hooks *hooks, struct err *err) MUST_CHECK;
 // The port it listens on, for an address with port 0.
 uint16_t admin_port(const struct admin *admin);
 void admin_stop(struct admin *admin); // frees it once the loop has closed its handles

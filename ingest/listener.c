@@ -16,25 +16,24 @@ struct listener {
     uv_poll_t poll;
     int fd;
     int spare_fd; // given up for a moment where descriptors run out, so that a connection can be taken and closed
-    struct worker **workers;
-    size_t n_workers;
-    struct edge_metrics *metrics;
+    struct listener_setup setup;
 };
 
 static void give_to_worker(struct listener *listener, int fd) {
-    struct worker *least = listener->workers[0];
+    const struct listener_setup *setup = &listener->setup;
+    struct worker *least = setup->workers[0];
     size_t least_open = worker_connections(least);
-    for (size_t i = 1; i < listener->n_workers; i++) {
-        size_t open = worker_connections(listener->workers[i]);
+    for (size_t i = 1; i < setup->n_workers; i++) {
+        size_t open = worker_connections(setup->workers[i]);
         if (open < least_open) {
-            least = listener->workers[i];
+            least = setup->workers[i];
             least_open = open;
         }
     }
     if (worker_hand_over(least, fd))
         return;
     close(fd);
-    metric_add(&listener->metrics->table[EDGE_METRIC_REFUSED], 1);
+    metric_add(&setup->metrics->table[EDGE_METRIC_REFUSED], 1);
 }
 
 static bool shed_one(struct listener *listener) {
@@ -44,7 +43,7 @@ static bool shed_one(struct listener *listener) {
     int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
     if (fd >= 0)
         close(fd);
-    metric_add(&listener->metrics->table[EDGE_METRIC_REFUSED], 1);
+    metric_add(&listener->setup.metrics->table[EDGE_METRIC_REFUSED], 1);
     listener->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     return fd >= 0;
 }
@@ -102,19 +101,17 @@ static int listen_on(struct listener *listener, const char *address, struct err 
     return 0;
 }
 
-int listener_start(struct listener **out, struct uv_loop_s *loop, const char *address, struct worker **workers,
-                   size_t n_workers, struct edge_metrics *metrics, struct err *err) {
-    CHECK(n_workers > 0);
+int listener_start(struct listener **out, const struct listener_setup *setup, int inherited, const char *address,
+                   struct err *err) {
+    CHECK(setup->n_workers > 0);
     struct listener *listener = calloc(1, sizeof *listener);
     if (listener == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the listener");
-    listener->fd = -1;
-    listener->workers = workers;
-    listener->n_workers = n_workers;
-    listener->metrics = metrics;
+    listener->fd = inherited;
+    listener->setup = *setup;
     listener->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    int result = listen_on(listener, address, err);
-    if (result == 0 && uv_poll_init(loop, &listener->poll, listener->fd) != 0)
+    int result = inherited >= 0 ? 0 : listen_on(listener, address, err);
+    if (result == 0 && uv_poll_init(setup->loop, &listener->poll, listener->fd) != 0)
         result = err_set(err, ERR_IO, "cannot watch the socket of [ingest] listen");
     if (result != 0) {
         if (listener->fd >= 0)

@@ -11,9 +11,18 @@
 struct uv_loop_s;
 struct listener;
 
-// Binds and listens on "host:port"; ERR_IO with the fix where the port is taken. `workers` must outlive it.
-int listener_start(struct listener **listener, struct uv_loop_s *loop, const char *address, struct worker **workers,
-                   size_t n_workers, struct edge_metrics *metrics, struct err *err) MUST_CHECK;
+// Where new connections go; must outlive the listener.
+struct listener_setup {
+    struct uv_loop_s *loop;
+    struct worker **workers;
+    size_t n_workers;
+    struct edge_metrics *metrics;
+};
+
+// Binds and listens on "host:port"; ERR_IO with the fix where the port is taken. With `inherited` >= 0 that listening socket
+// is taken over instead.
+int listener_start(struct listener **listener, const struct listener_setup *setup, int inherited, const char *address,
+                   struct err *err) MUST_CHECK;
 void listener_stop(struct listener *listener); // closes the port; frees it once the loop has closed its handle
 
 #endif

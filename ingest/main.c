@@ -4,6 +4,7 @@
 #include "common/check.h"
 #include "common/cli.h"
 #include "common/log.h"
+#include "common/service.h"
 #include "ingest/drop_list.h"
 #include "ingest/forwarder.h"
 #include "ingest/listener.h"
@@ -26,6 +27,9 @@ static const char about[] =
     "The pixel edge: answers image requests and records opens, in a spool that an aggregator or Kafka takes them from.\n"
     "SIGHUP loads keys, tenants, fetch classes and the log level again; SIGTERM drains and stops.";
 
+enum { SOCKETS_PIXEL, SOCKETS_ADMIN };
+static const char *const socket_names[] = {[SOCKETS_PIXEL] = "pixel", [SOCKETS_ADMIN] = "admin"};
+
 enum phase { PHASE_RUNNING, PHASE_UNREADY, PHASE_DRAINING };
 
 struct edge {
@@ -39,8 +43,11 @@ struct edge {
     struct worker *workers[WORKERS_MAX];
     size_t n_workers;
     struct forwarder *forwarder; // NULL on a single node
-    struct listener *listener;
+    struct service_sockets sockets;
+    struct listener *listeners[SERVICE_SOCKETS_MAX];
+    size_t n_listeners;
     struct admin *admin;
+    struct service *service;
     uv_async_t spool_failed;
     uv_async_t forwarder_failed;
     uv_signal_t signals[3];
@@ -121,7 +128,21 @@ static void edge_refresh(void *arg) {
     metric_set(&edge->metrics.table[EDGE_METRIC_DROP_LIST_AGE], (uint64_t)drops.age_ms / 1000);
 }
 
+static bool edge_alive(void *arg) {
+    struct edge *edge = arg;
+    bool alive = true;
+    for (size_t i = 0; i < edge->n_workers; i++)
+        alive = worker_alive(edge->workers[i]) && alive;
+    return alive;
+}
+
 // ---- Ending ----
+
+static void listeners_stop(struct edge *edge) {
+    for (size_t i = 0; i < edge->n_listeners; i++)
+        listener_stop(edge->listeners[i]);
+    edge->n_listeners = 0;
+}
 
 static void on_drain_timer(uv_timer_t *timer) {
     struct edge *edge = timer->data;
@@ -129,8 +150,7 @@ static void on_drain_timer(uv_timer_t *timer) {
     if (edge->phase == PHASE_UNREADY) {
         edge->phase = PHASE_DRAINING;
         edge->drain_until_ms = now + (int64_t)edge->config.ingest_drain_timeout_ms;
-        listener_stop(edge->listener);
-        edge->listener = NULL;
+        listeners_stop(edge);
         for (size_t i = 0; i < edge->n_workers; i++)
             worker_drain(edge->workers[i]);
     }
@@ -146,9 +166,12 @@ static void on_drain_timer(uv_timer_t *timer) {
 static void on_signal(uv_signal_t *handle, int signum) {
     struct edge *edge = handle->data;
     if (signum == SIGHUP) {
+        service_reloading(edge->service);
         reload_now(edge->reload);
+        service_reloaded(edge->service);
     } else if (edge->phase == PHASE_RUNNING) {
         log_info("stopping");
+        service_stopping(edge->service);
         edge->phase = PHASE_UNREADY;
         CHECK(uv_timer_start(&edge->drain, on_drain_timer, edge->config.ingest_drain_delay_ms, 0) == 0);
     } else {
@@ -283,10 +306,45 @@ static int handles_start(struct edge *edge, struct err *err) {
     return 0;
 }
 
+static int listeners_start(struct edge *edge, struct err *err) {
+    const struct listener_setup setup = {
+        .loop = &edge->loop, .workers = edge->workers, .n_workers = edge->n_workers, .metrics = &edge->metrics};
+    const int *fds = edge->sockets.of[SOCKETS_PIXEL].fds;
+    size_t n = edge->sockets.of[SOCKETS_PIXEL].n;
+    int result = 0;
+    for (size_t i = 0; i < (n == 0 ? 1 : n) && result == 0; i++) {
+        result = listener_start(&edge->listeners[i], &setup, n == 0 ? -1 : fds[i], edge->config.ingest_listen, err);
+        if (result == 0)
+            edge->n_listeners++;
+    }
+    return result;
+}
+
+static int doors_open(struct edge *edge, struct err *err) {
+    const struct admin_hooks hooks = {
+        .ready = edge_ready,
+        .refresh = edge_refresh,
+        .arg = edge,
+        .metrics = edge->metrics.table,
+        .n_metrics = EDGE_METRICS,
+    };
+    const struct service_hooks news = {.ready = edge_ready, .alive = edge_alive, .arg = edge};
+    size_t n_admin = edge->sockets.of[SOCKETS_ADMIN].n;
+    if (n_admin > 1)
+        return err_set(err, ERR_INVALID, "more than one admin socket was handed over");
+    int result = admin_start(&edge->admin, &edge->loop, n_admin == 0 ? -1 : edge->sockets.of[SOCKETS_ADMIN].fds[0],
+                             edge->config.ingest_admin_listen, &hooks, err);
+    if (result == 0)
+        result = listeners_start(edge, err);
+    return result == 0 ? service_start(&edge->service, &edge->loop, &news, err) : result;
+}
+
 static int edge_start(struct edge *edge, struct err *err) {
     const struct config *config = &edge->config;
     edge_metrics_init(&edge->metrics);
-    int result = cidr_set_parse(&edge->trusted, config->ingest_trusted_cidrs, err);
+    int result = service_sockets_take(&edge->sockets, socket_names, ARRAY_LEN(socket_names), err);
+    if (result == 0)
+        result = cidr_set_parse(&edge->trusted, config->ingest_trusted_cidrs, err);
     if (result == 0 && uv_loop_init(&edge->loop) != 0)
         result = err_set(err, ERR_IO, "cannot make an event loop");
     edge->loop_ready = result == 0;
@@ -298,25 +356,16 @@ static int edge_start(struct edge *edge, struct err *err) {
         result = spool_and_workers_start(edge, err);
     if (result == 0)
         result = reload_watch(edge->reload, &edge->loop, edge->spool, edge->workers, edge->n_workers, err);
-    struct admin_hooks hooks = {
-        .ready = edge_ready,
-        .refresh = edge_refresh,
-        .arg = edge,
-        .metrics = edge->metrics.table,
-        .n_metrics = EDGE_METRICS,
-    };
     if (result == 0)
-        result = admin_start(&edge->admin, &edge->loop, config->ingest_admin_listen, &hooks, err);
-    if (result == 0)
-        result = listener_start(&edge->listener, &edge->loop, config->ingest_listen, edge->workers, edge->n_workers,
-                                &edge->metrics, err);
+        result = doors_open(edge, err);
     return result;
 }
 
 // Everything that was started, in reverse; returns the exit code.
 static int edge_stop(struct edge *edge, int exit_code) {
     struct err err;
-    listener_stop(edge->listener);
+    service_stop(edge->service);
+    listeners_stop(edge);
     admin_stop(edge->admin);
     reload_stop(edge->reload);
     for (size_t i = 0; i < edge->n_workers; i++)
@@ -357,8 +406,10 @@ int main(int argc, char **argv) {
         log_error("%s", err.text);
         return edge_stop(&edge, EXIT_FAILURE);
     }
-    log_info("pixels at %s, admin at %s, %zu workers, %zu token keys%s", edge.config.ingest_listen,
-             edge.config.ingest_admin_listen, edge.n_workers, reload_n_keys(edge.reload),
+    bool pixel_given = edge.sockets.of[SOCKETS_PIXEL].n > 0, admin_given = edge.sockets.of[SOCKETS_ADMIN].n > 0;
+    log_info("pixels at %s, admin at %s, %zu workers, %zu token keys%s",
+             pixel_given ? "the sockets handed over" : edge.config.ingest_listen,
+             admin_given ? "the socket handed over" : edge.config.ingest_admin_listen, edge.n_workers, reload_n_keys(edge.reload),
              edge.config.rehearsal ? "; this is a rehearsal" : "");
     (void)uv_run(&edge.loop, UV_RUN_DEFAULT);
     code = edge_stop(&edge, edge.exit_code);

@@ -48,6 +48,8 @@ struct worker {
     int *taken; // the inbox's sockets, outside its lock
     snapshot_slot next_keys;
     snapshot_slot next_classes;
+    _Atomic uint64_t turns; // the worker has taken, ever
+    uint64_t turns_seen;    // by worker_alive
     _Atomic bool drain;
     _Atomic bool stop;
     _Atomic size_t n_given;  // by the listener, ever
@@ -135,6 +137,7 @@ static void on_end(uv_check_t *check) {
     struct worker *worker = check->data;
     wake_want(worker, false); // we are about to look ourselves
     connection_set_submit(worker->connections);
+    atomic_fetch_add_explicit(&worker->turns, 1, memory_order_relaxed);
     size_t open = connection_set_count(worker->connections);
     CHECK(open <= worker->n_opened);
     atomic_store_explicit(&worker->n_closed, worker->n_opened - open, memory_order_relaxed);
@@ -248,6 +251,14 @@ void worker_set_classes(struct worker *worker, struct snapshot *classes) {
 void worker_drain(struct worker *worker) {
     atomic_store(&worker->drain, true);
     worker_wake(worker);
+}
+
+bool worker_alive(struct worker *worker) {
+    uint64_t turns = atomic_load_explicit(&worker->turns, memory_order_relaxed);
+    bool alive = turns != worker->turns_seen;
+    worker->turns_seen = turns;
+    worker_wake(worker);
+    return alive;
 }
 
 size_t worker_connections(const struct worker *worker) {

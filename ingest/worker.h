@@ -33,6 +33,7 @@ int worker_start(struct worker *worker, struct err *err) MUST_CHECK;
 void worker_set_keys(struct worker *worker, struct snapshot *keys);       // takes a reference of its own
 void worker_set_classes(struct worker *worker, struct snapshot *classes); // likewise
 void worker_drain(struct worker *worker); // closes idle connections, the others after their next answer
+bool worker_alive(struct worker *worker); // main's thread only: it has taken a turn since the last call; asks for one more
 size_t worker_connections(const struct worker *worker); // handed over and not closed yet
 
 // The listener's thread only: hands a socket over; false (and it stays the caller's) where the worker is full.

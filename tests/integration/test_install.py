@@ -10,6 +10,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BIN = os.path.abspath(os.environ.get("OPENVEIL_BIN", os.path.join(ROOT, "build/dev/bin")))
 PROGRAMS = ("openveil", "openveil-ingest", "openveil-aggregator")
 SERVICES = ("openveil-ingest.service", "openveil-aggregator.service")
+SOCKETS = {"openveil-ingest.socket": "pixel", "openveil-ingest-admin.socket": "admin"}
 EXPOSURE_MAX = 20  # tenths, of systemd-analyze security: below 2.0
 
 
@@ -47,7 +48,7 @@ class Installed(unittest.TestCase):
         found = sorted(os.path.relpath(os.path.join(folder, name), self.prefix)
                        for folder, _, files in os.walk(self.dir) for name in files)
         self.assertEqual(found, sorted([f"bin/{name}" for name in PROGRAMS] +
-                                       [f"lib/systemd/system/{name}" for name in SERVICES] +
+                                       [f"lib/systemd/system/{name}" for name in (*SERVICES, *SOCKETS)] +
                                        ["lib/sysusers.d/openveil.conf", "lib/tmpfiles.d/openveil.conf",
                                         "share/openveil/fetch-classes.txt"]))
 
@@ -102,7 +103,8 @@ class Installed(unittest.TestCase):
         with open(os.path.join(self.prefix, "lib/systemd/system", name), encoding="utf-8") as file:
             text = file.read()
         prefix = self.prefix[len(self.dir):]
-        self.assertIn(f"ExecStart={prefix}/bin/{name[:-len('.service')]}\n", text)
+        if name in SERVICES:
+            self.assertIn(f"ExecStart={prefix}/bin/{name[:-len('.service')]}\n", text)
         path = os.path.join(self.dir, "units", name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
@@ -120,13 +122,28 @@ class Installed(unittest.TestCase):
             self.assertIn(f"InaccessiblePaths=-{path}", lines)
             self.assertIn("LimitCORE=0", lines)
 
+    def test_units_speak_the_programs_protocols(self):
+        for name in SERVICES:
+            with open(self.unit(name), encoding="utf-8") as unit:
+                lines = unit.read().splitlines()
+            self.assertIn("Type=notify", lines)
+            self.assertTrue(any(line.startswith("WatchdogSec=") for line in lines))
+        for name, socket in SOCKETS.items():
+            with open(self.unit(name), encoding="utf-8") as unit:
+                self.assertIn(f"FileDescriptorName={socket}", unit.read().splitlines())
+
     @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
     def test_systemd_understands_the_units(self):
-        for name in SERVICES:
-            done = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=one", self.unit(name), check=False)
+        # The sockets' service has to lie beside them.
+        services = [self.unit(name) for name in SERVICES]
+        sockets = [self.unit(name) for name in SOCKETS]
+        for path in services + sockets:
+            name = os.path.basename(path)
+            done = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=one", path, check=False)
             self.assertEqual((done.returncode, [line for line in done.stderr.splitlines() if name in line]), (0, []),
                              done.stderr)
-            run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", self.unit(name))
+        for path in services:
+            run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", path)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ static int start(void **state) {
     server->stop.data = server->turn.data = server;
     assert_int_equal(uv_prepare_init(&server->loop, &server->turn), 0);
     assert_int_equal(uv_prepare_start(&server->turn, count_turn), 0);
-    assert_int_equal(admin_start(&server->admin, &server->loop, "127.0.0.1:0", &hooks, &err), 0);
+    assert_int_equal(admin_start(&server->admin, &server->loop, -1, "127.0.0.1:0", &hooks, &err), 0);
     server->port = admin_port(server->admin);
     assert_int_equal(pthread_create(&server->thread, NULL, serve, server), 0);
     *state = server;
@@ -232,11 +232,11 @@ static void bad_addresses_are_explained(void **state) {
     char address[32];
     assert_int_equal(uv_loop_init(&loop), 0);
     snprintf(address, sizeof address, "127.0.0.1:%u", server->port);
-    assert_int_equal(admin_start(&admin, &loop, address, &hooks, &err), ERR_IO);
+    assert_int_equal(admin_start(&admin, &loop, -1, address, &hooks, &err), ERR_IO);
     assert_null(admin);
     assert_non_null(strstr(err.text, "is taken"));
-    assert_int_equal(admin_start(&admin, &loop, "127.0.0.1", &hooks, &err), ERR_INVALID);
-    assert_int_equal(admin_start(&admin, &loop, "198.51.100.1:1", &hooks, &err), ERR_IO);
+    assert_int_equal(admin_start(&admin, &loop, -1, "127.0.0.1", &hooks, &err), ERR_INVALID);
+    assert_int_equal(admin_start(&admin, &loop, -1, "198.51.100.1:1", &hooks, &err), ERR_IO);
     admin_stop(NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&loop), 0);
