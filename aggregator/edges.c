@@ -47,10 +47,20 @@ static bool gap_contains(const struct edge_epoch *epoch, uint64_t segment) {
     return false;
 }
 
+static bool is_forgotten(const struct edge_record *edge, uint64_t first, uint64_t last) {
+    return first >= edge->forgotten_first && last < edge->forgotten_next;
+}
+
+// With an empty spool, whose numbers begin anew.
+static bool registers_anew(const struct edge_record *edge, const struct message_head *head) {
+    return head->kind == MESSAGE_REGISTER && head->epoch != edge->registered_epoch;
+}
+
 bool edge_has_seen(const struct edge_record *edge, const struct message_head *head) {
     const struct edge_epoch *epoch = epoch_find((struct edge_record *)edge, head->epoch);
     if (epoch == NULL)
-        return edge->registered_day != DAY_NONE && head->day <= edge->closed_through;
+        return (!registers_anew(edge, head) && is_forgotten(edge, head->segment, head->segment)) ||
+               (edge->registered_day != DAY_NONE && head->day <= edge->closed_through);
     if (head->segment < epoch->first)
         return true;
     return head->segment < epoch->next && !gap_contains(epoch, head->segment);
@@ -97,14 +107,26 @@ static void gap_fill(struct edge_record *edge, struct edge_epoch *epoch, uint64_
     }
 }
 
+// The oldest epoch makes room. Nothing is lost by it where its segments are all in and the next boot's follow on them.
+static void epoch_forget(struct edge_record *edge, uint32_t day) {
+    CHECK(edge->n_epochs >= 2);
+    const struct edge_epoch *oldest = &edge->epochs[0];
+    uint64_t follows = edge->epochs[1].first;
+    bool any = edge->forgotten_next > 0;
+    if (edge->renumbered || oldest->n_gaps > 0 || oldest->next != follows || (any && edge->forgotten_next != oldest->first))
+        open_days_lose(edge, day);
+    if (!edge->renumbered) {
+        edge->forgotten_first = any ? edge->forgotten_first : oldest->first;
+        edge->forgotten_next = follows;
+    }
+    edge->n_epochs--;
+    memmove(&edge->epochs[0], &edge->epochs[1], edge->n_epochs * sizeof edge->epochs[0]);
+}
+
 // Kept by their segments, which grow from boot to boot: a boot whose only message comes late is still before the next one.
 static struct edge_epoch *epoch_insert(struct edge_record *edge, const struct message_head *head) {
-    if (edge->n_epochs == EDGE_EPOCHS_MAX) {
-        // More boots than we remember without one closed day: forget the oldest, whose ranges can't be checked then.
-        edge->n_epochs--;
-        memmove(&edge->epochs[0], &edge->epochs[1], edge->n_epochs * sizeof edge->epochs[0]);
-        open_days_lose(edge, head->day);
-    }
+    if (edge->n_epochs == EDGE_EPOCHS_MAX)
+        epoch_forget(edge, head->day);
     size_t at = edge->n_epochs++;
     for (; at > 0 && edge->epochs[at - 1].first > head->epoch_first; at--)
         edge->epochs[at] = edge->epochs[at - 1];
@@ -131,16 +153,20 @@ uint64_t edge_mark_seen(struct edge_record *edge, const struct message_head *hea
     return missing;
 }
 
-bool edge_register(struct edge_record *edge, uint32_t day) {
+bool edge_register(struct edge_record *edge, const struct message_head *head) {
+    const uint32_t day = head->day;
     CHECK(day != DAY_NONE);
+    edge->registered_epoch = head->epoch;
     if (edge->registered_day == DAY_NONE) {
         edge->registered_day = day;
         edge->closed_through = day - 1;
         return true;
     }
     // Only an empty spool registers, so what the edge had not closed is lost, unless the operator had retired it.
-    bool whole = edge->retired || edge->closed_through >= day;
-    edge->retired = false;
+    bool whole = edge->retired_on != DAY_NONE || edge->closed_through >= day;
+    edge->retired_on = DAY_NONE;
+    edge->forgotten_first = edge->forgotten_next = 0;
+    edge->renumbered = true;
     if (!whole)
         open_days_lose(edge, day);
     if (edge->closed_through < day - 1)
@@ -148,9 +174,18 @@ bool edge_register(struct edge_record *edge, uint32_t day) {
     return whole;
 }
 
+bool edge_lives_again(struct edge_record *edge, const struct message_head *head) {
+    if (edge->retired_on == DAY_NONE || head->kind == MESSAGE_REGISTER || head->day < edge->retired_on)
+        return false;
+    edge->retired_on = DAY_NONE;
+    return true;
+}
+
 static bool range_is_in(struct edge_record *edge, const struct segment_range *range) {
     const struct edge_epoch *epoch = epoch_find(edge, range->epoch);
-    if (epoch == NULL || range->first < epoch->first || range->last >= epoch->next)
+    if (epoch == NULL)
+        return is_forgotten(edge, range->first, range->last);
+    if (range->first < epoch->first || range->last >= epoch->next)
         return false;
     for (size_t g = 0; g < epoch->n_gaps; g++)
         if (range->first <= epoch->gaps[g].last && range->last >= epoch->gaps[g].first)
@@ -163,10 +198,12 @@ static void epochs_forget_before(struct edge_record *edge, uint64_t epoch) {
     size_t at = 0;
     while (at < edge->n_epochs && edge->epochs[at].epoch != epoch)
         at++;
-    if (at == 0 || at == edge->n_epochs)
+    if (at == edge->n_epochs)
         return;
     edge->n_epochs -= at;
     memmove(&edge->epochs[0], &edge->epochs[at], edge->n_epochs * sizeof edge->epochs[0]);
+    edge->forgotten_first = edge->forgotten_next = 0;
+    edge->renumbered = edge->renumbered && edge->n_epochs > 1;
 }
 
 struct edge_closing edge_close(struct edge_record *edge, const struct message_head *head,

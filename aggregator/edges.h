@@ -2,7 +2,8 @@
 // records; the caller stores what they change. Any thread.
 //
 // A message is known by (edge, epoch, segment) within its partition. Every sealed segment of an edge has one message for
-// every partition, in one numbering over its epochs, so a number that is skipped is a message that is missing.
+// every partition, in one numbering over its epochs, so a number that is skipped is a message that is missing. EDGE_EPOCHS_MAX
+// epochs are remembered one by one; of more boots between two closed days, the oldest are known by their numbers.
 #ifndef OPENVEIL_EDGES_H
 #define OPENVEIL_EDGES_H
 
@@ -14,7 +15,10 @@ bool edge_has_seen(const struct edge_record *edge, const struct message_head *he
 uint64_t edge_mark_seen(struct edge_record *edge, const struct message_head *head);
 
 // False where the edge had been registered with days not yet closed: its spool was lost, and they can't be complete.
-bool edge_register(struct edge_record *edge, uint32_t day);
+bool edge_register(struct edge_record *edge, const struct message_head *head);
+// True where an edge that the operator had ended turns out to live: it has something of the day of its end, or later. It
+// takes part again then, with all that it has not closed; what comes of days before is the rest of its past.
+bool edge_lives_again(struct edge_record *edge, const struct message_head *head);
 // What a close marker did.
 struct edge_closing {
     bool registered;       // false: an edge nobody registered, nothing closed

@@ -52,6 +52,8 @@ static bool edge_put(struct partition *partition, const char *edge, const struct
 static bool message_mark(struct partition *partition, const struct message_head *head, struct edge_record *edge) {
     state_edge(partition->state, head->edge, edge);
     uint64_t missing = edge_mark_seen(edge, head);
+    if (edge_lives_again(edge, head) && partition_speaks(partition))
+        log_warn("edge %s was retired and sends again: days wait for it again", head->edge);
     if (missing > 0 && edge->registered_day != DAY_NONE) {
         count_metric(METRIC_GAPS, missing);
         log_warn("partition %" PRIu32 ": %" PRIu64 " segments of edge %s before %" PRIu64 " are missing",
@@ -78,7 +80,7 @@ static void take_register(struct partition *partition, const struct message_head
     char day[DAY_TEXT_SIZE];
     if (!message_mark(partition, head, &edge))
         return;
-    bool whole = edge_register(&edge, head->day);
+    bool whole = edge_register(&edge, head);
     if (!edge_put(partition, head->edge, &edge))
         return;
     day_format(head->day, day);
@@ -132,7 +134,7 @@ static void take_retire(struct partition *partition, const struct message_head *
     if (!state_edge(partition->state, name, &edge) || edge.registered_day == DAY_NONE) {
         log_warn("partition %" PRIu32 ": cannot retire edge %s: no such edge", partition->number, name);
     } else {
-        edge.retired = true;
+        edge.retired_on = head->day;
         if (!edge_put(partition, name, &edge))
             return;
         if (partition_speaks(partition))

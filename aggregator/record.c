@@ -218,7 +218,11 @@ size_t edge_encode(const struct edge_record *edge, uint8_t *out) {
     write_u32(&w, edge->closed_through);
     write_u32(&w, edge->incomplete_through);
     write_u64(&w, edge->incomplete_days);
-    write_u8(&w, edge->retired ? 1 : 0);
+    write_u32(&w, edge->retired_on);
+    write_u64(&w, edge->registered_epoch);
+    write_u64(&w, edge->forgotten_first);
+    write_u64(&w, edge->forgotten_next);
+    write_u8(&w, edge->renumbered ? 1 : 0);
     write_u8(&w, (uint8_t)edge->n_epochs);
     for (size_t i = 0; i < edge->n_epochs; i++) {
         const struct edge_epoch *epoch = &edge->epochs[i];
@@ -261,10 +265,14 @@ int edge_decode(const uint8_t *value, size_t len, struct edge_record *edge) {
     edge->closed_through = read_u32(&r);
     edge->incomplete_through = read_u32(&r);
     edge->incomplete_days = read_u64(&r);
-    uint8_t retired = read_u8(&r);
-    edge->retired = retired == 1;
+    edge->retired_on = read_u32(&r);
+    edge->registered_epoch = read_u64(&r);
+    edge->forgotten_first = read_u64(&r);
+    edge->forgotten_next = read_u64(&r);
+    uint8_t renumbered = read_u8(&r);
+    edge->renumbered = renumbered == 1;
     edge->n_epochs = read_u8(&r);
-    if (r.bad || retired > 1 || edge->n_epochs > EDGE_EPOCHS_MAX ||
+    if (r.bad || renumbered > 1 || edge->n_epochs > EDGE_EPOCHS_MAX || edge->forgotten_first > edge->forgotten_next ||
         (edge->incomplete_days & 1) != (edge->incomplete_through != DAY_NONE))
         return ERR_CORRUPT;
     for (size_t i = 0; i < edge->n_epochs; i++)

@@ -57,10 +57,15 @@ struct edge_epoch {
 };
 struct edge_record {
     uint32_t registered_day; // DAY_NONE: never registered (an import)
+    uint64_t registered_epoch; // the boot that registered it last
     uint32_t closed_through; // the last day it closed; registered_day - 1 at first
     uint32_t incomplete_through; // the last day that can't become complete, because something is lost; DAY_NONE: none
     uint64_t incomplete_days;    // bit i: so is that day less i; days more than 63 before it all are
-    bool retired;
+    uint32_t retired_on; // the day on which the operator ended it; DAY_NONE: it takes part
+    // Segments of boots whose epochs had to make room for newer ones before their days were closed: known by their numbers
+    // alone, which grow from boot to boot of one spool. Both 0: none.
+    uint64_t forgotten_first, forgotten_next;
+    bool renumbered; // a new spool began numbers anew while days were open, so that a number alone says nothing
     size_t n_epochs;
     struct edge_epoch epochs[EDGE_EPOCHS_MAX]; // oldest first; forgotten when all their days are closed
 };

@@ -192,7 +192,7 @@ static int apply_edge(struct state *state, const char *edge, const uint8_t *valu
     entry->summary.closed_through = record.closed_through;
     entry->summary.incomplete_through = record.incomplete_through;
     entry->summary.incomplete_days = record.incomplete_days;
-    entry->summary.retired = record.retired;
+    entry->summary.retired = record.retired_on != DAY_NONE;
     return 0;
 }
 

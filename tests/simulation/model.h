@@ -11,7 +11,8 @@
 #define MODEL_EPOCHS 64
 
 struct model_edge {
-    bool registered, retired;
+    bool registered;
+    uint32_t retired_on; // DAY_NONE: not
     bool broken; // once retired, or its spool lost: then its markers need not tell of all that it sent
     uint32_t registered_day, closed_through;
     uint64_t lost;   // days, as bits from sim.base_day on
@@ -87,6 +88,8 @@ uint32_t model_earliest(uint32_t partition); // registration; DAY_NONE
 bool model_whole(uint32_t partition, uint32_t day, uint32_t today);
 bool model_knows(uint32_t partition, const struct sim_message *message);
 void model_register(struct model_edge *edge, uint32_t day);
+void model_retire(struct model_edge *edge, uint32_t day);
+void model_sends(struct model_edge *edge, uint32_t day);
 void model_close(uint32_t partition, const struct sim_message *message);
 void model_decide_day(const struct sim_decision *decision);
 

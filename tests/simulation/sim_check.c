@@ -79,10 +79,10 @@ static void check_edge(uint32_t partition, const struct record_key *key, const u
         if (strcmp(key->edge, sim.edges[e].id) != 0)
             continue;
         if (record.registered_day != edge->registered_day || record.closed_through != edge->closed_through ||
-            record.retired != edge->retired)
+            record.retired_on != edge->retired_on)
             sim_fail("partition %u: %s closed through %u%s, and should have through %u%s", partition, key->edge,
-                     record.closed_through, record.retired ? " and is retired" : "", edge->closed_through,
-                     edge->retired ? " and be retired" : "");
+                     record.closed_through, record.retired_on != DAY_NONE ? " and is retired" : "", edge->closed_through,
+                     edge->retired_on != DAY_NONE ? " and be retired" : "");
     }
 }
 

@@ -21,7 +21,7 @@ bool model_whole(uint32_t partition, uint32_t day, uint32_t today) {
         any = true;
         if ((edge->lost >> model_day_at(day) & 1) != 0)
             return false;
-        if (edge->closed_through < day && !(edge->retired && day < today))
+        if (edge->closed_through < day && !(edge->retired_on != DAY_NONE && day < today))
             return false;
     }
     return any;
@@ -40,12 +40,25 @@ void model_register(struct model_edge *edge, uint32_t day) {
         return;
     }
     // Only an empty spool registers: what was not closed is lost, unless the operator had ended it.
-    if (!edge->retired && edge->closed_through < day)
+    if (edge->retired_on == DAY_NONE && edge->closed_through < day)
         edge_lost(edge, edge->closed_through + 1, day);
-    edge->retired = false;
+    edge->retired_on = DAY_NONE;
     edge->broken = true;
     if (edge->closed_through < day - 1)
         edge->closed_through = day - 1;
+}
+
+void model_retire(struct model_edge *edge, uint32_t day) {
+    if (!edge->registered)
+        return;
+    edge->retired_on = day;
+    edge->broken = true;
+}
+
+// An operator who retires an edge says that nothing more comes of that day on; what does come proves him wrong.
+void model_sends(struct model_edge *edge, uint32_t day) {
+    if (edge->retired_on != DAY_NONE && day >= edge->retired_on)
+        edge->retired_on = DAY_NONE;
 }
 
 static bool segment_is_in(uint32_t partition, int edge, uint64_t epoch, uint64_t number) {

@@ -236,6 +236,8 @@ static void model_message(const struct sim_decision *decision) {
     if (message->forgotten)
         return;
     message->processed = true;
+    if (message->edge >= 0 && message->head.kind != MESSAGE_REGISTER)
+        model_sends(&model.edges[decision->partition][message->edge], message->head.day);
     switch (message->head.kind) {
     case MESSAGE_BLOCK:
         model_block(decision, message);
@@ -250,9 +252,7 @@ static void model_message(const struct sim_decision *decision) {
         model_import(decision, &message->import);
         break;
     case MESSAGE_RETIRE:
-        model.edges[decision->partition][message->retires].retired =
-            model.edges[decision->partition][message->retires].broken =
-                model.edges[decision->partition][message->retires].registered;
+        model_retire(&model.edges[decision->partition][message->retires], message->head.day);
         break;
     }
 }

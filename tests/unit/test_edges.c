@@ -19,6 +19,13 @@ static uint64_t take(struct edge_record *edge, uint64_t epoch, uint64_t epoch_fi
     return edge_mark_seen(edge, &head);
 }
 
+// A boot of its own with an empty spool.
+static bool registers(struct edge_record *edge, uint32_t day) {
+    struct message_head head = head_of(1000 + day, 1, 1, day);
+    head.kind = MESSAGE_REGISTER;
+    return edge_register(edge, &head);
+}
+
 static bool seen(const struct edge_record *edge, uint64_t epoch, uint64_t segment, uint32_t day) {
     struct message_head head = head_of(epoch, segment, segment, day);
     return edge_has_seen(edge, &head);
@@ -34,7 +41,7 @@ static struct edge_closing close_day(struct edge_record *edge, uint64_t epoch, u
 static void a_message_is_seen_once(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     for (uint64_t segment = 1; segment <= 5; segment++)
         assert_int_equal(take(&edge, 7, 1, segment, DAY), 0);
     for (uint64_t segment = 0; segment <= 5; segment++)
@@ -46,7 +53,7 @@ static void a_message_is_seen_once(void **state) {
 static void gaps_fill_in_any_order(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     assert_int_equal(take(&edge, 7, 1, 1, DAY), 0);
     assert_int_equal(take(&edge, 7, 1, 10, DAY), 8);
     assert_int_equal(take(&edge, 7, 1, 5, DAY), 0); // splits 2..9
@@ -64,7 +71,7 @@ static void gaps_fill_in_any_order(void **state) {
 static void too_many_gaps_give_up_the_oldest(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     for (uint64_t i = 0; i <= EDGE_GAPS_MAX; i++)
         assert_int_equal(take(&edge, 7, 1, 2 + 2 * i, DAY), 1);
     assert_int_equal(edge.incomplete_through, DAY);
@@ -75,7 +82,7 @@ static void too_many_gaps_give_up_the_oldest(void **state) {
 static void a_close_checks_its_ranges(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     take(&edge, 7, 1, 1, DAY);
     take(&edge, 7, 1, 2, DAY);
     struct segment_range ranges[] = {{7, 1, 2}};
@@ -101,7 +108,7 @@ static void a_close_checks_its_ranges(void **state) {
 static void an_edge_that_was_off_closes_many_days(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     struct edge_closing closing = close_day(&edge, 7, DAY, DAY + 3, NULL, 0);
     assert_true(closing.closes && closing.from_day == DAY);
     assert_int_equal(edge.closed_through, DAY + 3);
@@ -116,7 +123,7 @@ static void an_edge_that_was_off_closes_many_days(void **state) {
 static void epochs_are_forgotten_when_closed(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     take(&edge, 7, 1, 1, DAY);
     take(&edge, 8, 2, 2, DAY);
     take(&edge, 9, 3, 3, DAY);
@@ -126,23 +133,85 @@ static void epochs_are_forgotten_when_closed(void **state) {
     assert_true(seen(&edge, 7, 1, DAY)); // by its closed day
     assert_true(seen(&edge, 9, 3, DAY));
     assert_false(seen(&edge, 10, 4, DAY + 1));
+}
+
+// Boots 100, 101, … of one segment each.
+static void boot_often(struct edge_record *edge, uint64_t n, uint32_t day) {
+    assert_true(registers(edge, day));
+    for (uint64_t epoch = 100; epoch < 100 + n; epoch++)
+        take(edge, epoch, epoch, epoch, day);
+    assert_int_equal(edge->n_epochs, EDGE_EPOCHS_MAX);
+}
+
+static void any_number_of_boots_a_day(void **state) {
+    (void)state;
+    enum { BOOTS = 10 * EDGE_EPOCHS_MAX };
+    static struct segment_range ranges[BOOTS];
+    struct edge_record edge = {0};
+    boot_often(&edge, BOOTS, DAY);
+    assert_int_equal(edge.incomplete_through, DAY_NONE);
+    for (uint64_t i = 0; i < BOOTS; i++) {
+        assert_true(seen(&edge, 100 + i, 100 + i, DAY));
+        ranges[i] = (struct segment_range){100 + i, 100 + i, 100 + i};
+    }
+    assert_false(seen(&edge, 7, 100 + BOOTS, DAY));
+    assert_false(close_day(&edge, 99 + BOOTS, DAY, DAY, ranges, BOOTS).missing);
+    assert_int_equal(edge.n_epochs, 1);
+    assert_int_equal(edge.forgotten_next, 0);
+    assert_true(seen(&edge, 100, 100, DAY));
+    assert_false(seen(&edge, 100 + BOOTS, 100 + BOOTS, DAY + 1));
+}
+
+static void a_forgotten_boot_with_a_gap_loses_the_day(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(registers(&edge, DAY));
+    take(&edge, 98, 90, 90, DAY);
+    take(&edge, 98, 90, 92, DAY);
     for (uint64_t epoch = 100; epoch < 100 + EDGE_EPOCHS_MAX; epoch++)
-        take(&edge, epoch, epoch, epoch, DAY + 1);
-    assert_int_equal(edge.n_epochs, EDGE_EPOCHS_MAX);
-    assert_int_equal(edge.incomplete_through, DAY + 1);
+        take(&edge, epoch, epoch - 7, epoch - 7, DAY);
+    assert_int_equal(edge.incomplete_through, DAY);
+    assert_true(seen(&edge, 98, 91, DAY)); // rather not at all than twice
+}
+
+static void a_new_spool_after_many_boots(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    boot_often(&edge, EDGE_EPOCHS_MAX + 5, DAY);
+    struct message_head again = head_of(edge.registered_epoch, 100, 100, DAY), anew = head_of(5, 100, 100, DAY);
+    again.kind = anew.kind = MESSAGE_REGISTER;
+    assert_true(edge_has_seen(&edge, &again));
+    assert_false(edge_has_seen(&edge, &anew));
+    edge_mark_seen(&edge, &anew);
+    assert_false(edge_register(&edge, &anew));
+    assert_false(seen(&edge, 6, 101, DAY)); // a boot of the new spool, whose numbers are those of the old one again
+    assert_int_equal(edge.incomplete_through, DAY);
+}
+
+static void a_retired_edge_that_sends_again_takes_part(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    assert_true(registers(&edge, DAY));
+    edge.retired_on = DAY + 3;
+    struct message_head past = head_of(7, 1, 1, DAY + 2), now = head_of(7, 1, 2, DAY + 3);
+    assert_false(edge_lives_again(&edge, &past));
+    assert_int_equal(edge.retired_on, DAY + 3);
+    assert_true(edge_lives_again(&edge, &now));
+    assert_int_equal(edge.retired_on, DAY_NONE);
+    assert_false(edge_lives_again(&edge, &now));
 }
 
 static void registering_again_means_a_lost_spool(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
-    assert_false(edge_register(&edge, DAY + 2));
+    assert_true(registers(&edge, DAY));
+    assert_false(registers(&edge, DAY + 2));
     assert_int_equal(edge.registered_day, DAY);
     assert_int_equal(edge.incomplete_through, DAY + 2);
     assert_int_equal(edge.closed_through, DAY + 1);
-    edge.retired = true;
-    assert_true(edge_register(&edge, DAY + 9));
-    assert_false(edge.retired);
+    edge.retired_on = DAY + 5;
+    assert_true(registers(&edge, DAY + 9));
+    assert_int_equal(edge.retired_on, DAY_NONE);
     assert_int_equal(edge.incomplete_through, DAY + 2);
     assert_int_equal(edge.closed_through, DAY + 8);
 }
@@ -154,7 +223,7 @@ static bool lost(const struct edge_record *edge, uint32_t day) {
 static void only_the_days_of_a_loss_are_lost(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     assert_false(lost(&edge, DAY));
     take(&edge, 7, 1, 1, DAY);
     const struct segment_range ranges[] = {{7, 1, 2}};
@@ -168,7 +237,7 @@ static void only_the_days_of_a_loss_are_lost(void **state) {
     close_day(&edge, 7, DAY + 4, DAY + 80, ranges, 1);
     assert_true(lost(&edge, DAY + 80) && lost(&edge, DAY + 16));
     assert_false(lost(&edge, DAY + 17) || lost(&edge, DAY + 79));
-    assert_false(edge_register(&edge, DAY + 83));
+    assert_false(registers(&edge, DAY + 83));
     assert_true(lost(&edge, DAY + 81) && lost(&edge, DAY + 83));
     assert_false(lost(&edge, DAY + 79));
 }
@@ -176,7 +245,7 @@ static void only_the_days_of_a_loss_are_lost(void **state) {
 static void a_late_boot_is_not_the_newest(void **state) {
     (void)state;
     struct edge_record edge = {0};
-    assert_true(edge_register(&edge, DAY));
+    assert_true(registers(&edge, DAY));
     take(&edge, 7, 1, 1, DAY);
     take(&edge, 9, 3, 3, DAY + 1);
     // All that the boot between them sent is the close marker, and that was held up.
@@ -233,6 +302,10 @@ int main(void) {
         cmocka_unit_test(a_close_checks_its_ranges),
         cmocka_unit_test(an_edge_that_was_off_closes_many_days),
         cmocka_unit_test(epochs_are_forgotten_when_closed),
+        cmocka_unit_test(any_number_of_boots_a_day),
+        cmocka_unit_test(a_forgotten_boot_with_a_gap_loses_the_day),
+        cmocka_unit_test(a_new_spool_after_many_boots),
+        cmocka_unit_test(a_retired_edge_that_sends_again_takes_part),
         cmocka_unit_test(registering_again_means_a_lost_spool),
         cmocka_unit_test(only_the_days_of_a_loss_are_lost),
         cmocka_unit_test(a_late_boot_is_not_the_newest),

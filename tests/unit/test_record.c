@@ -68,7 +68,8 @@ static void an_edge_with_gaps(void **state) {
     (void)state;
     static struct edge_record edge, back;
     edge = (struct edge_record){.registered_day = 20000, .closed_through = 20010, .incomplete_through = 20003,
-                                .incomplete_days = 5};
+                                .incomplete_days = 5, .retired_on = 20011, .registered_epoch = 3,
+                                .forgotten_first = 4, .forgotten_next = 9, .renumbered = true};
     edge.n_epochs = EDGE_EPOCHS_MAX;
     for (size_t i = 0; i < EDGE_EPOCHS_MAX; i++) {
         edge.epochs[i] = (struct edge_epoch){.epoch = 77 + i, .first = 1, .next = 1000, .n_gaps = EDGE_GAPS_MAX};
