@@ -1,6 +1,6 @@
 // `openveil last-open import`: the days of last opens that a sender brings along from its system before this one.
+#include "aggregator/command_send.h"
 #include "aggregator/commands.h"
-#include "aggregator/import_send.h"
 #include "aggregator/record.h"
 #include "aggregator/run_log.h"
 #include "common/contact_key.h"
@@ -104,7 +104,8 @@ static void rows_settle(struct import *import) {
 
 // ---- sending ---------------------------------------------------------------------------------------------------------
 
-static int parts_send(struct import *import, struct import_sender *sender, uint64_t epoch, size_t n_parts, struct err *err) {
+static int parts_send(struct import *import, struct command_sender *sender, uint64_t epoch, const char *name, size_t n_parts,
+                      struct err *err) {
     uint32_t partitions = (uint32_t)import->config->kafka_partitions;
     struct message_head head = {.kind = MESSAGE_IMPORT,
                                 .rehearsal = import->config->rehearsal,
@@ -113,7 +114,7 @@ static int parts_send(struct import *import, struct import_sender *sender, uint6
                                 .partitions = (uint16_t)partitions,
                                 .day = import->today};
     int rc = 0;
-    snprintf(head.edge, sizeof head.edge, "import-%016llx", (unsigned long long)epoch);
+    memcpy(head.edge, name, strlen(name) + 1);
     uint8_t *message = malloc(MESSAGE_BYTES_MAX);
     if (message == NULL)
         return err_set(err, ERR_NOMEM, "no memory");
@@ -126,7 +127,7 @@ static int parts_send(struct import *import, struct import_sender *sender, uint6
         head.segment = i;
         int64_t len = message_encode_import(&head, &body, message);
         CHECK(len > 0);
-        rc = import_sender_send(sender, head.partition, message, (size_t)len, err);
+        rc = command_sender_send(sender, head.partition, message, (size_t)len, err);
         progress(import, "contacts sent", first + body.n_rows);
     }
     bytes_wipe(message, MESSAGE_BYTES_MAX);
@@ -152,7 +153,7 @@ static void print_result(const struct import *import, const struct cli_values *v
 }
 
 static int send_all(struct import *import, const struct cli_values *values, struct err *err) {
-    struct import_sender *sender = NULL;
+    struct command_sender *sender = NULL;
     uint64_t epoch;
     bool applied = false;
     bool kafka = import->config->kafka_brokers[0] != '\0';
@@ -163,15 +164,17 @@ static int send_all(struct import *import, const struct cli_values *values, stru
         print_result(import, values, "imported");
         return 0;
     }
+    char name[EDGE_ID_MAX + 1];
     bytes_random(&epoch, sizeof epoch);
-    int rc = import_sender_open(&sender, import->config, epoch, err);
+    snprintf(name, sizeof name, "import-%016llx", (unsigned long long)epoch);
+    int rc = command_sender_open(&sender, import->config, name, err);
     if (rc == 0)
         rc = declare(import, err);
     if (rc == 0)
-        rc = parts_send(import, sender, epoch, n_parts, err);
+        rc = parts_send(import, sender, epoch, name, n_parts, err);
     if (rc == 0)
-        rc = import_sender_finish(sender, &applied, err);
-    import_sender_free(sender);
+        rc = command_sender_finish(sender, &applied, err);
+    command_sender_free(sender);
     if (rc == 0)
         print_result(import, values, applied ? "applied" : kafka ? "sent" : "queued for the aggregator");
     return rc;

@@ -1,7 +1,7 @@
 // Sends blocks to the events topic as an edge does: bench-blocks CONFIG TENANT CONTACTS REPEATS SEGMENT registers an edge
 // and sends an open of today of each of contact-0, contact-1 …, so many times over, in segments from SEGMENT on, of
 // which the registration has the first.
-#include "aggregator/import_send.h"
+#include "aggregator/command_send.h"
 #include "common/clock.h"
 #include "common/contact_key.h"
 #include "common/message.h"
@@ -39,7 +39,7 @@ static struct event *events_make(const struct config *config, uint32_t tenant, s
     return events;
 }
 
-static void send_all(struct import_sender *sender, const struct config *config, struct event *events, size_t n,
+static void send_all(struct command_sender *sender, const struct config *config, struct event *events, size_t n,
                      uint64_t repeats, struct message_head head) {
     static uint8_t out[MESSAGE_BYTES_MAX];
     static const uint8_t rules[RULES_HASH_SIZE];
@@ -51,7 +51,7 @@ static void send_all(struct import_sender *sender, const struct config *config, 
         head.kind = MESSAGE_REGISTER;
         int64_t len = message_encode_register(&head, out);
         check_rc(len, &err);
-        check_rc(import_sender_send(sender, head.partition, out, (size_t)len, &err), &err);
+        check_rc(command_sender_send(sender, head.partition, out, (size_t)len, &err), &err);
     }
     head.kind = MESSAGE_BLOCK;
     head.segment++;
@@ -61,7 +61,7 @@ static void send_all(struct import_sender *sender, const struct config *config, 
             size_t size = n - from < BLOCK_EVENTS ? n - from : BLOCK_EVENTS;
             int64_t len = message_encode_block(codec, &head, rules, events + from, size, out);
             check_rc(len, &err);
-            check_rc(import_sender_send(sender, ours, out, (size_t)len, &err), &err);
+            check_rc(command_sender_send(sender, ours, out, (size_t)len, &err), &err);
             head.segment++;
         }
     message_codec_free(codec);
@@ -70,7 +70,7 @@ static void send_all(struct import_sender *sender, const struct config *config, 
 int main(int argc, char **argv) {
     static struct config loaded;
     const struct config *config = &loaded;
-    struct import_sender *sender;
+    struct command_sender *sender;
     struct err err = {""};
     bool applied;
     CHECK(argc == 6);
@@ -81,11 +81,11 @@ int main(int argc, char **argv) {
     head.segment = strtoull(argv[5], NULL, 10);
     head.partitions = (uint16_t)config->kafka_partitions;
     head.partition = (uint16_t)partition_of(tenant, (uint32_t)config->kafka_partitions);
-    check_rc(import_sender_open(&sender, config, EPOCH, &err), &err);
+    check_rc(command_sender_open(&sender, config, "bench", &err), &err);
     struct event *events = events_make(config, tenant, n, day);
     send_all(sender, config, events, n, strtoull(argv[4], NULL, 10), head);
-    check_rc(import_sender_finish(sender, &applied, &err), &err);
-    import_sender_free(sender);
+    check_rc(command_sender_finish(sender, &applied, &err), &err);
+    command_sender_free(sender);
     free(events);
     config_free(&loaded);
     return 0;

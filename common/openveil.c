@@ -26,6 +26,8 @@ static const struct cli_command *const commands[] = {
     &cmd_clean,
     &cmd_audit,
     &cmd_last_open_import,
+    &cmd_edge_list,
+    &cmd_edge_retire,
     &cmd_releases,
     &cmd_budget,
     &cmd_verify,

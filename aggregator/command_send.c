@@ -1,4 +1,4 @@
-#include "aggregator/import_send.h"
+#include "aggregator/command_send.h"
 
 #include "common/files.h"
 #include "common/kafka.h"
@@ -12,10 +12,10 @@
 
 enum { BROKER_MS = 15000, TAKEN_MS = 10000, LOOK_MS = 50 };
 
-struct import_sender {
+struct command_sender {
     const struct config *config;
-    uint64_t epoch;
-    uint32_t n; // parts sent
+    char name[EDGE_ID_MAX + 1]; // of the run
+    uint32_t n; // messages sent
     char inbox[PATH_SIZE];
     rd_kafka_t *rk; // NULL on a single node
     uint32_t acknowledged;
@@ -34,7 +34,7 @@ static int own_as(const char *path, const char *like, struct err *err) {
     return 0;
 }
 
-static int inbox_open(struct import_sender *sender, struct err *err) {
+static int inbox_open(struct command_sender *sender, struct err *err) {
     const char *state_dir = sender->config->aggregator_state_dir;
     int rc = dir_mark(state_dir, sender->config->rehearsal, err);
     if (rc != 0 || (rc = path_join(sender->inbox, state_dir, "inbox", err)) != 0)
@@ -44,13 +44,13 @@ static int inbox_open(struct import_sender *sender, struct err *err) {
     return own_as(sender->inbox, state_dir, err);
 }
 
-static int part_path(const struct import_sender *sender, uint32_t part, char path[PATH_SIZE], struct err *err) {
-    char name[64];
-    snprintf(name, sizeof name, "import-%016llx-%08x.msg", (unsigned long long)sender->epoch, part);
+static int part_path(const struct command_sender *sender, uint32_t part, char path[PATH_SIZE], struct err *err) {
+    char name[EDGE_ID_MAX + 16];
+    snprintf(name, sizeof name, "%s-%08x.msg", sender->name, part);
     return path_join(path, sender->inbox, name, err);
 }
 
-static int inbox_send(struct import_sender *sender, const uint8_t *message, size_t len, struct err *err) {
+static int inbox_send(struct command_sender *sender, const uint8_t *message, size_t len, struct err *err) {
     char path[PATH_SIZE];
     int rc = part_path(sender, sender->n, path, err);
     if (rc != 0 || (rc = file_create(path, 0600, message, len, err)) != 0)
@@ -63,7 +63,7 @@ static int inbox_send(struct import_sender *sender, const uint8_t *message, size
 
 // Whether an aggregator holds the journal's lock. Asked of the kernel's list, because trying the lock could keep one from
 // starting. False where the list does not tell (another container's processes are not in it).
-static bool aggregator_runs(const struct import_sender *sender) {
+static bool aggregator_runs(const struct command_sender *sender) {
     char path[PATH_SIZE], wanted[64], line[256];
     struct stat st;
     bool found = false;
@@ -79,7 +79,7 @@ static bool aggregator_runs(const struct import_sender *sender) {
     return found;
 }
 
-static int inbox_finish(const struct import_sender *sender, bool *applied, struct err *err) {
+static int inbox_finish(const struct command_sender *sender, bool *applied, struct err *err) {
     int64_t until = clock_monotonic_ms() + TAKEN_MS;
     uint32_t part = 0;
     if (!aggregator_runs(sender))
@@ -104,7 +104,7 @@ static int inbox_finish(const struct import_sender *sender, bool *applied, struc
 // ---- Kafka -----------------------------------------------------------------------------------------------------------
 
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque) {
-    struct import_sender *sender = opaque;
+    struct command_sender *sender = opaque;
     (void)rk;
     if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
         sender->acknowledged++;
@@ -112,12 +112,12 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void 
         sender->refused = message->err;
 }
 
-static int kafka_open(struct import_sender *sender, struct err *err) {
+static int kafka_open(struct command_sender *sender, struct err *err) {
     static const char *const settings[][2] = {
         {"enable.idempotence", "true"}, {"acks", "all"}, {"compression.codec", "none"}, {"message.max.bytes", "2162688"}};
     char text[256];
     rd_kafka_conf_t *conf = NULL;
-    int rc = kafka_conf(&conf, sender->config, "openveil-import", err);
+    int rc = kafka_conf(&conf, sender->config, "openveil-command", err);
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(settings); i++)
         rc = kafka_conf_set(conf, settings[i][0], settings[i][1], err);
     if (rc != 0) {
@@ -137,7 +137,7 @@ static int kafka_open(struct import_sender *sender, struct err *err) {
     return kafka_mode_check(sender->rk, sender->config, BROKER_MS, err);
 }
 
-static int kafka_send(struct import_sender *sender, uint32_t partition, const uint8_t *message, size_t len, struct err *err) {
+static int kafka_send(struct command_sender *sender, uint32_t partition, const uint8_t *message, size_t len, struct err *err) {
     rd_kafka_resp_err_t code;
     for (;;) {
         code = rd_kafka_producev(sender->rk, RD_KAFKA_V_TOPIC(sender->config->kafka_topic_events),
@@ -155,33 +155,34 @@ static int kafka_send(struct import_sender *sender, uint32_t partition, const ui
     return 0;
 }
 
-static int kafka_finish(struct import_sender *sender, struct err *err) {
+static int kafka_finish(struct command_sender *sender, struct err *err) {
     // Ends: a message that no broker takes is given up after message.timeout.ms and reported to on_delivery.
     while (sender->acknowledged < sender->n && sender->refused == RD_KAFKA_RESP_ERR_NO_ERROR)
         rd_kafka_poll(sender->rk, 500);
     if (sender->refused == RD_KAFKA_RESP_ERR_NO_ERROR)
         return 0;
-    return err_set(err, ERR_UNREACHABLE, "%u of %u parts were acknowledged, then: %s; importing the same again is harmless",
+    return err_set(err, ERR_UNREACHABLE, "%u of %u messages were acknowledged, then: %s; the same command again is harmless",
                    sender->acknowledged, sender->n, rd_kafka_err2str(sender->refused));
 }
 
 // ---- both ------------------------------------------------------------------------------------------------------------
 
-int import_sender_open(struct import_sender **out, const struct config *config, uint64_t epoch, struct err *err) {
-    struct import_sender *sender = calloc(1, sizeof *sender);
+int command_sender_open(struct command_sender **out, const struct config *config, const char *name, struct err *err) {
+    CHECK(strlen(name) <= EDGE_ID_MAX);
+    struct command_sender *sender = calloc(1, sizeof *sender);
     if (sender == NULL)
         return err_set(err, ERR_NOMEM, "no memory");
     sender->config = config;
-    sender->epoch = epoch;
+    memcpy(sender->name, name, strlen(name) + 1);
     int rc = config->kafka_brokers[0] != '\0' ? kafka_open(sender, err) : inbox_open(sender, err);
     if (rc != 0)
-        import_sender_free(sender);
+        command_sender_free(sender);
     else
         *out = sender;
     return rc;
 }
 
-int import_sender_send(struct import_sender *sender, uint32_t partition, const uint8_t *message, size_t len,
+int command_sender_send(struct command_sender *sender, uint32_t partition, const uint8_t *message, size_t len,
                        struct err *err) {
     CHECK(partition < sender->config->kafka_partitions && len > 0);
     int rc = sender->rk != NULL ? kafka_send(sender, partition, message, len, err) : inbox_send(sender, message, len, err);
@@ -190,12 +191,12 @@ int import_sender_send(struct import_sender *sender, uint32_t partition, const u
     return rc;
 }
 
-int import_sender_finish(struct import_sender *sender, bool *applied, struct err *err) {
+int command_sender_finish(struct command_sender *sender, bool *applied, struct err *err) {
     *applied = false;
     return sender->rk != NULL ? kafka_finish(sender, err) : inbox_finish(sender, applied, err);
 }
 
-void import_sender_free(struct import_sender *sender) {
+void command_sender_free(struct command_sender *sender) {
     if (sender == NULL)
         return;
     if (sender->rk != NULL)
