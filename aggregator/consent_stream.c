@@ -129,38 +129,6 @@ static void check_begin(struct consent_stream *stream) {
 }
 
 // ---- entries --------------------------------------------------------------------------------------------------------
-static bool field_copy(const redisReply *fields, const char *name, char *text, size_t size) {
-    const redisReply *value = reply_field(fields, name);
-    text[0] = '\0';
-    if (value == NULL)
-        return true;
-    if (value->type != REDIS_REPLY_STRING || value->len >= size)
-        return false;
-    memcpy(text, value->str, value->len);
-    text[value->len] = '\0';
-    return true;
-}
-
-// Its fields; false where they are not what openveil writes.
-static bool entry_fields(const redisReply *fields, struct consent_entry *entry) {
-    uint64_t tenant;
-    uint8_t bytes[8];
-    const redisReply *t = reply_field(fields, "t"), *p = reply_field(fields, "p"), *h = reply_field(fields, "h");
-    if (t == NULL || p == NULL || h == NULL || reply_u64(t, UINT32_MAX, &tenant) != 0 ||
-        reply_hex(p, bytes, sizeof bytes) != 0 || reply_hex(h, entry->hash, sizeof entry->hash) != 0 ||
-        !field_copy(fields, "s", entry->state_text, sizeof entry->state_text) ||
-        !field_copy(fields, "d", entry->since, sizeof entry->since) ||
-        !field_copy(fields, "n", entry->notice, sizeof entry->notice) ||
-        !field_copy(fields, "i", entry->change_id, sizeof entry->change_id) ||
-        !field_copy(fields, "z", entry->salt, sizeof entry->salt))
-        return false;
-    entry->tenant = (uint32_t)tenant;
-    for (size_t i = 0; i < sizeof bytes; i++)
-        entry->pseudonym = entry->pseudonym << 8 | bytes[i];
-    entry->state = consent_state_parse(entry->state_text);
-    return true;
-}
-
 static void gap_tell(struct consent_stream *stream, uint32_t partition, uint64_t last) {
     struct followed *followed = &stream->followed[partition];
     CHECK(last > followed->at);
@@ -173,13 +141,10 @@ static void gap_tell(struct consent_stream *stream, uint32_t partition, uint64_t
 // Hands one entry over; false where it was refused, or the caller moved the partition elsewhere meanwhile.
 static bool entry_take(struct consent_stream *stream, uint32_t partition, const redisReply *reply) {
     struct followed *followed = &stream->followed[partition];
-    struct consent_entry entry = {0};
-    int used = 0;
-    if (!reply_is_array(reply, 2) || reply->element[0]->type != REDIS_REPLY_STRING ||
-        sscanf(reply->element[0]->str, "%" SCNu64 "-0%n", &entry.epoch, &used) != 1 ||
-        (size_t)used != reply->element[0]->len || entry.epoch <= followed->at)
+    struct consent_entry entry;
+    bool good = consent_entry_read(reply, &entry) == 0; // the epoch is set where only the rest is bad
+    if (entry.epoch <= followed->at)
         return false;
-    bool good = entry_fields(reply->element[1], &entry);
     uint64_t before = entry.epoch - (good ? 1 : 0); // what cannot be read is told as missing
     if (before > followed->at)
         gap_tell(stream, partition, before);

@@ -11,26 +11,11 @@
 struct uv_loop_s;
 struct consent_stream;
 
-// One entry, valid during the call. Texts are what the stream holds, "" where it has no such field.
-#define CONSENT_STATE_TEXT_MAX 15
-#define CONSENT_SALT_TEXT_MAX 40
-struct consent_entry {
-    uint64_t epoch;
-    uint32_t tenant;
-    uint64_t pseudonym;                        // 0 in entries about no contact
-    int state;                                 // enum consent_state, or -1: `state_text` is another word
-    char state_text[CONSENT_STATE_TEXT_MAX + 1]; // informed … objected, erased, rebucketed, notice, forgotten …
-    char since[16];                            // decimal day
-    char notice[NOTICE_MAX + 1];
-    char change_id[24];                        // decimal, or -
-    char salt[CONSENT_SALT_TEXT_MAX + 1];      // `z`, hex
-    uint8_t hash[CONSENT_HASH_SIZE];           // `h`
-};
-
 struct consent_stream_hooks {
-    // The next entry; false: not now, it is handed over again after consent_stream_resume.
+    // The next entry, valid during the call; false: not now, it is handed over again after consent_stream_resume.
     bool (*entry)(void *arg, uint32_t partition, const struct consent_entry *entry);
-    // The epochs first..last are not in the stream (trimmed, forgotten, skipped by a restore); the next entry follows.
+    // The epochs first..last are not in the stream, or not as openveil writes them (trimmed, forgotten, skipped by a
+    // restore); the next entry follows.
     void (*gap)(void *arg, uint32_t partition, uint64_t first, uint64_t last);
     // The store stands at `stamp`, which is below what was handed over (emptied, or restored to an older state): nothing
     // more comes of this partition until consent_stream_follow says from where, or the store has passed that epoch.
