@@ -115,7 +115,8 @@ class ReleaseOnceKafka:
             day = max(day + 1, int(self.stack.now_days()))
         self.wait_ready()
         lines = self.check()
-        return f"{self.kills} kills around {day - day_number(START_DAY)} midnights: {lines} lines, of each one value was ever visible"
+        return (f"{self.kills} kills around {day - day_number(START_DAY)} midnights: "
+                f"{lines} lines, of each one value was ever visible")
 
 
 def soak(directory, count, seed):
