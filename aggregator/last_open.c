@@ -1,5 +1,6 @@
 #include "aggregator/last_open.h"
 
+#include "aggregator/bucket_entries.h"
 #include "aggregator/bucket_pool.h"
 #include "aggregator/contact_hash.h"
 
@@ -8,17 +9,8 @@
 // Contacts a bucket, on average, above which the tenant gets one more. While a round of splits is under way, buckets hold
 // between half of it and twice as many.
 #define BUCKET_MEAN 64
-// An entry: what the bucket does not say of the contact's hash, then 16 bits of day and 3 of age. As numbers, entries of
-// a bucket ascend.
-#define VALUE_BITS 19
-// Entries of fewer bytes would be read past their slot's owner.
-#define ENTRY_BYTES_MIN 8
-#define WALK_MAX 12
-#define GROUP 32 // look-ups under way at once
+#define GROUP 64 // look-ups under way at once
 #define SHARE_MAX 1024
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "entries are read as little-endian numbers");
-
-typedef unsigned __int128 entry; // of which the lower entry_bytes are stored
 
 struct bucket {
     uint32_t ref; // POOL_NONE where n is 0
@@ -149,36 +141,8 @@ struct place {
     unsigned width; // of an entry, in bytes
 };
 
-static unsigned entry_width(unsigned bits) {
-    unsigned bytes = (64 - bits + VALUE_BITS + 7) / 8;
-    return bytes < ENTRY_BYTES_MIN ? ENTRY_BYTES_MIN : bytes;
-}
-
 static uint64_t hash_rest(uint64_t hash, unsigned bits) {
     return hash & (UINT64_MAX >> bits);
-}
-
-static entry entry_make(uint64_t rest, struct last_open value) {
-    CHECK(value.day != 0 && value.frozen_age < 8);
-    return (entry)rest << VALUE_BITS | (entry)((uint32_t)value.day << 3 | value.frozen_age);
-}
-
-static inline entry entry_read(const uint8_t *bytes, unsigned width, size_t at) {
-    entry read;
-    memcpy(&read, bytes + at * width, sizeof read);
-    return read & (((entry)1 << width * 8) - 1);
-}
-
-static void entry_write(uint8_t *bytes, unsigned width, size_t at, entry written) {
-    memcpy(bytes + at * width, &written, width);
-}
-
-static uint64_t entry_rest(entry of) {
-    return (uint64_t)(of >> VALUE_BITS);
-}
-
-static struct last_open entry_value(entry of) {
-    return (struct last_open){.day = (uint16_t)(of >> 3), .frozen_age = (uint8_t)(of & 7)};
 }
 
 static uint32_t bits_reversed(uint32_t x) {
@@ -197,46 +161,28 @@ static uint32_t bucket_number(uint32_t n_buckets, uint64_t hash, unsigned *bits)
     return number;
 }
 
-static struct place place_of(const struct last_open_table *table, const struct contacts *contacts, uint64_t hash) {
-    struct place place;
+// Without its bytes yet: to find them, the bucket must be read.
+static inline struct place place_begin(const struct contacts *contacts, uint64_t hash) {
+    struct place place = {.bytes = NULL};
     place.bucket = &contacts->buckets[bucket_number(contacts->n_buckets, hash, &place.bits)];
     place.width = entry_width(place.bits);
     place.rest = hash_rest(hash, place.bits);
-    place.bytes = place.bucket->n == 0 ? NULL : bucket_pool_at(&table->pool, place.bucket->ref);
     return place;
 }
 
-// Where in the bucket the contact would be if they lay evenly.
-static size_t place_guess(const struct place *place) {
-    return (size_t)((entry)place->rest * place->bucket->n >> (64 - place->bits));
+static inline void place_reach(const struct last_open_table *table, struct place *place) {
+    place->bytes = place->bucket->n == 0 ? NULL : bucket_pool_at(&table->pool, place->bucket->ref);
 }
 
-// The first entry whose rest is not below the place's; near the guess, and never far from it for mixed hashes.
+static struct place place_of(const struct last_open_table *table, const struct contacts *contacts, uint64_t hash) {
+    struct place place = place_begin(contacts, hash);
+    place_reach(table, &place);
+    return place;
+}
+
+// The first entry whose rest is not below the place's.
 static size_t place_search(const struct place *place) {
-    size_t low = 0, high = place->bucket->n;
-    if (high == 0)
-        return 0;
-    const entry wanted = (entry)place->rest << VALUE_BITS;
-    size_t at = place_guess(place);
-    if (entry_read(place->bytes, place->width, at) < wanted) {
-        low = at + 1;
-        for (int i = 0; i < WALK_MAX; i++, low++)
-            if (low == high || entry_read(place->bytes, place->width, low) >= wanted)
-                return low;
-    } else {
-        high = at;
-        for (int i = 0; i < WALK_MAX; i++, high--)
-            if (high == 0 || entry_read(place->bytes, place->width, high - 1) < wanted)
-                return high;
-    }
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (entry_read(place->bytes, place->width, middle) < wanted)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return place->bucket->n == 0 ? 0 : entries_search(place->bytes, place->bucket->n, place->rest, place->bits);
 }
 
 static bool place_get(const struct place *place, size_t at, struct last_open *value) {
@@ -440,20 +386,27 @@ int last_open_erase(struct last_open_table *table, uint32_t tenant, uint64_t pse
 
 // ---- many at once ---------------------------------------------------------------------------------------------------
 
+// The compiler takes a function that only prefetches for one without effect and drops its calls; an empty asm is an effect.
+static inline void prefetch(const void *at) {
+    __builtin_prefetch(at);
+    __asm__ volatile("");
+}
+
 void last_open_prefetch_far(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
     const struct contacts *contacts = tenant_find(table, tenant);
     unsigned bits;
     if (contacts != NULL)
-        __builtin_prefetch(&contacts->buckets[bucket_number(contacts->n_buckets, contact_hash(pseudonym), &bits)]);
+        prefetch(&contacts->buckets[bucket_number(contacts->n_buckets, contact_hash(pseudonym), &bits)]);
 }
 
-// The lines around the guess, in which a search nearly always ends.
+// The window of the search.
 static void place_prefetch(const struct place *place) {
     if (place->bytes == NULL)
         return;
-    uintptr_t guess = (uintptr_t)place->bytes + place_guess(place) * place->width;
-    __builtin_prefetch((const void *)(guess - POOL_UNIT / 2));
-    __builtin_prefetch((const void *)(guess + POOL_UNIT / 2 + place->width));
+    const size_t guess = entries_guess(place->bucket->n, place->rest, place->bits);
+    const uintptr_t window = (uintptr_t)place->bytes + (guess < SEARCH_WINDOW / 2 ? 0 : guess - SEARCH_WINDOW / 2) * place->width;
+    for (unsigned line = 0; line <= SEARCH_WINDOW * ENTRY_BYTES_MIN; line += POOL_UNIT)
+        prefetch((const void *)(window + line));
 }
 
 void last_open_prefetch_near(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
@@ -466,17 +419,23 @@ void last_open_prefetch_near(const struct last_open_table *table, uint32_t tenan
 
 void last_open_get_many(const struct last_open_table *table, struct last_open_lookup *lookups, size_t n) {
     struct place places[GROUP];
+    const struct contacts *contacts = NULL;
     for (size_t from = 0; from < n; from += GROUP) {
         struct last_open_lookup *group = &lookups[from];
         size_t size = n - from < GROUP ? n - from : GROUP;
-        for (size_t i = 0; i < size; i++)
-            last_open_prefetch_far(table, group[i].tenant, group[i].pseudonym);
         for (size_t i = 0; i < size; i++) {
-            const struct contacts *contacts = tenant_find(table, group[i].tenant);
+            if (contacts == NULL || contacts->tenant != group[i].tenant)
+                contacts = tenant_find(table, group[i].tenant);
             places[i].bucket = NULL;
             if (contacts == NULL)
                 continue;
-            places[i] = place_of(table, contacts, contact_hash(group[i].pseudonym));
+            places[i] = place_begin(contacts, contact_hash(group[i].pseudonym));
+            prefetch(places[i].bucket);
+        }
+        for (size_t i = 0; i < size; i++) {
+            if (places[i].bucket == NULL)
+                continue;
+            place_reach(table, &places[i]);
             place_prefetch(&places[i]);
         }
         for (size_t i = 0; i < size; i++)
