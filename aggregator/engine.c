@@ -160,6 +160,7 @@ void partition_drop(struct partition *partition) {
     month_abandon(partition->engine, partition);
     queue_clear(partition);
     state_free(partition->state);
+    announced_clear(&partition->announced);
     load_cancel(partition);
     *partition = (struct partition){.engine = partition->engine, .number = partition->number, .load = partition->load};
 }

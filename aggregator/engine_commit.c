@@ -52,11 +52,28 @@ static void lines_hand_over(struct engine *engine, const struct batch *batch) {
     publisher_run(engine->publisher);
 }
 
+// The batch's own announced lines first join those that had no room before.
+static void lines_announce(struct engine *engine, const struct batch *batch) {
+    for (size_t i = 0; i < batch_count(batch) && !engine->failed; i++) {
+        struct batch_record record = batch_at(batch, i);
+        struct partition *partition = &engine->partitions[record.partition];
+        if (record.release || record.value_len == 0 || record.key[0] != RECORD_ANNOUNCED ||
+            partition->status != PARTITION_RUNNING)
+            continue;
+        if (announced_apply(&partition->announced, record.key, record.key_len, record.value, record.value_len) != 0)
+            engine_fail(engine, "no memory to send a released line; it is committed and leaves at the next start");
+    }
+    for (uint32_t p = 0; p < engine->n_partitions && !engine->failed; p++)
+        if (engine->partitions[p].status == PARTITION_RUNNING)
+            lines_send(&engine->partitions[p]);
+}
+
 // The batch is durable: now its effects may leave.
 static void batch_committed(struct engine *engine, const struct batch *batch) {
     const struct source *source = engine->parts.source;
     count_metric(METRIC_COMMITS, 1);
     lines_hand_over(engine, batch);
+    lines_announce(engine, batch);
     for (uint32_t p = 0; p < engine->n_partitions; p++)
         if (batch_position(batch, p) >= 0 && engine->partitions[p].status == PARTITION_RUNNING)
             source->ops->committed(engine->parts.source, p, batch_position(batch, p));
@@ -167,10 +184,11 @@ int commit_blocking(struct engine *engine, struct err *err) {
     commit_wait(engine);
     if (engine->failed)
         return err_set(err, ERR_IO, "the engine had failed before");
-    if (batch_empty(engine->filling))
-        return 0;
-    batch_hand_over(engine);
-    int rc = engine->parts.journal->ops->commit(engine->parts.journal, engine->commit.batch, err);
-    commit_settle(engine, rc, err);
+    int rc = 0;
+    while (rc == 0 && !engine->failed && !batch_empty(engine->filling)) { // again where lines were committed: then they are sent
+        batch_hand_over(engine);
+        rc = engine->parts.journal->ops->commit(engine->parts.journal, engine->commit.batch, err);
+        commit_settle(engine, rc, err);
+    }
     return rc;
 }

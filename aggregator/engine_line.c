@@ -1,5 +1,6 @@
-// One released line: budget, noise, the record and what leaves. Drawn once: from here on memory and batch have it, and
-// should the commit not happen, both are dropped together and nobody saw it.
+// One released line: budget, noise, the record. Drawn once: from here on memory and batch have it, and should the commit
+// not happen, both are dropped together and nobody saw it. Only what is committed leaves: to its file (publisher.h), and to
+// the releases topic (announced.h).
 #include "aggregator/engine_parts.h"
 #include "aggregator/release_files.h"
 #include "common/hmac.h"
@@ -35,15 +36,14 @@ static bool line_put(struct partition *partition, const struct line_job *job, st
                      size_t len) {
     struct engine *engine = partition->engine;
     uint8_t key[RECORD_KEY_MAX];
-    char text_key[64];
     const struct release_record record = {.spent = spent, .line = (const uint8_t *)line, .line_len = len};
     if (!partition_put(partition, key_release(key, job->tenant, (uint8_t)job->kind, job->period_day), key,
                        release_encode(&record, engine->value)))
         return false;
-    release_key(job->tenant, job->kind, job->period_day, text_key);
-    if (batch_release(engine->filling, partition->number, text_key, line, len) != 0) {
-        engine_fail(engine, "no memory for a released line");
-        return false;
+    if (engine->parts.journal->ops->sends_lines) {
+        memcpy(engine->value, line, len);
+        if (!partition_put(partition, key_announced(key, job->tenant, (uint8_t)job->kind, job->period_day), key, len))
+            return false;
     }
     engine->filling_has_lines = true;
     commit_soon(engine);
@@ -104,4 +104,17 @@ int line_draw(struct partition *partition, const struct line_job *job) {
         rc = ERR_IO;
     free(line);
     return rc;
+}
+
+void lines_send(struct partition *partition) {
+    struct engine *engine = partition->engine;
+    CHECK(partition->state != NULL);
+    if (partition->announced.first == NULL || engine->failed)
+        return;
+    if (announced_send(&partition->announced, engine->filling, partition->number) != 0) {
+        engine_fail(engine, "no memory to send a released line; it is committed and leaves at the next start");
+        return;
+    }
+    engine->filling_has_lines = true;
+    commit_soon(engine);
 }

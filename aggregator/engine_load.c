@@ -17,6 +17,7 @@ struct load {
     struct state *state;
     struct state_load records;
     struct publisher *unpublished; // lines without a file; never run, only carried
+    struct announced announced;
     int64_t position;
     int rc;
     struct err err;
@@ -46,6 +47,8 @@ static int load_record(void *arg, const uint8_t *key, size_t key_len, const uint
     int rc = state_load_record(&load->records, key, key_len, value, value_len);
     if (rc == 0 && key[0] == RECORD_RELEASE && value_len > 0 && key_decode(key, key_len, &at) == 0)
         rc = line_keep(load, &at, value, value_len);
+    if (rc == 0 && key[0] == RECORD_ANNOUNCED)
+        rc = announced_apply(&load->announced, key, key_len, value, value_len);
     return rc;
 }
 
@@ -171,6 +174,7 @@ void tenants_ensure(struct partition *partition) {
 static void load_free(struct load *load) {
     state_free(load->state);
     publisher_free(load->unpublished);
+    announced_clear(&load->announced);
     free(load);
 }
 
@@ -181,11 +185,14 @@ static void partition_run(struct partition *partition, struct load *load) {
     partition->position = load->position;
     partition->status = PARTITION_RUNNING;
     partition->check_days = true;
+    partition->announced = load->announced;
+    load->announced = (struct announced){0};
     publisher_move(engine->publisher, load->unpublished);
     publisher_run(engine->publisher);
     if (!meta_check(partition) || !settings_check(partition))
         return;
     tenants_ensure(partition);
+    lines_send(partition);
     if (engine->failed)
         return;
     log_debug("partition %" PRIu32 " is loaded: %zu edges, %zu days, %zu tenants", partition->number,

@@ -7,6 +7,7 @@
 #define OPENVEIL_ENGINE_PARTS_H
 
 #include "aggregator/aggregator_metrics.h"
+#include "aggregator/announced.h"
 #include "aggregator/engine.h"
 #include "aggregator/publisher.h"
 #include "aggregator/state.h"
@@ -62,6 +63,7 @@ struct partition {
     size_t queue_first, queue_count, queue_bytes;
     bool held_back;       // a message was refused: resume when there is room
     int64_t position;     // the next one to read
+    struct announced announced;
     struct task *task;
     int64_t resume_at_ms; // 0: no pause
     // Days and releases.
@@ -185,6 +187,8 @@ struct line_job {
 };
 // Draws, records and queues one line; the tenant's progress is the caller's. ERR_AGAIN: not now.
 int line_draw(struct partition *partition, const struct line_job *job) MUST_CHECK;
+// What is committed and not yet sent to the releases topic, into the filling batch.
+void lines_send(struct partition *partition);
 bool days_are_complete(const struct state *state, uint32_t first, uint32_t last);
 
 #endif

@@ -18,6 +18,9 @@ struct journal {
 };
 
 struct journal_ops {
+    // There is a topic for released lines, where readers may see what is never committed: a line goes there in a later
+    // commit than the one that made it the line of its period.
+    bool sends_lines;
     // Feeds the committed records of one partition, in commit order, and yields the committed position (-1: none yet).
     // ERR_UNREACHABLE: not to be had now, try again.
     int (*load)(struct journal *journal, uint32_t partition, journal_record_fn each, journal_progress_fn progress,

@@ -403,7 +403,8 @@ static void close_journal(struct journal *base) {
     free(journal);
 }
 
-static const struct journal_ops kafka_ops = {.load = load, .commit = commit, .close = close_journal};
+static const struct journal_ops kafka_ops = {
+    .sends_lines = true, .load = load, .commit = commit, .close = close_journal};
 static const struct journal_ops readonly_ops = {.load = load, .close = close_journal};
 
 int journal_kafka_create(struct journal **out, struct kafka_session *session, struct err *err) {

@@ -74,8 +74,7 @@ static size_t payload_write(const struct journal_local *local, const struct batc
     store_u32(out, n);
     for (size_t i = 0; i < batch_count(batch); i++) {
         struct batch_record record = batch_at(batch, i);
-        if (record.release) // the state's own record of the line is what is published from
-            continue;
+        CHECK(!record.release); // files are written from the state's own record
         struct frame_record stored = {.partition = record.partition,
                                       .key_len = record.key_len,
                                       .value_len = record.value_len,
@@ -363,8 +362,9 @@ static int local_begin(struct journal_local *local, const struct config *config,
     return rc;
 }
 
-static const struct journal_ops writable_ops = {local_load, local_commit, local_idle, local_close};
-static const struct journal_ops readonly_ops = {local_load, NULL, NULL, local_close};
+static const struct journal_ops writable_ops = {
+    .load = local_load, .commit = local_commit, .idle = local_idle, .close = local_close};
+static const struct journal_ops readonly_ops = {.load = local_load, .close = local_close};
 
 static int local_create(struct journal_local **out, const struct config *config, bool readonly, struct err *err) {
     struct journal_local *local = calloc(1, sizeof *local);

@@ -50,12 +50,20 @@ size_t key_tenant(uint8_t *key, uint32_t tenant) {
     return key_with_u32(key, RECORD_TENANT, tenant);
 }
 
-size_t key_release(uint8_t *key, uint32_t tenant, uint8_t kind, uint32_t period_day) {
+static size_t key_of_line(uint8_t *key, enum record_kind record, uint32_t tenant, uint8_t kind, uint32_t period_day) {
     CHECK(kind == RELEASE_DELIVERABILITY || kind == RELEASE_INACTIVITY);
-    size_t len = key_with_u32(key, RECORD_RELEASE, tenant);
+    size_t len = key_with_u32(key, record, tenant);
     key[len] = kind;
     store_u32(key + len + 1, period_day);
     return len + 5;
+}
+
+size_t key_release(uint8_t *key, uint32_t tenant, uint8_t kind, uint32_t period_day) {
+    return key_of_line(key, RECORD_RELEASE, tenant, kind, period_day);
+}
+
+size_t key_announced(uint8_t *key, uint32_t tenant, uint8_t kind, uint32_t period_day) {
+    return key_of_line(key, RECORD_ANNOUNCED, tenant, kind, period_day);
 }
 
 size_t key_consent(uint8_t *key) {
@@ -103,6 +111,7 @@ int key_decode(const uint8_t *key, size_t len, struct record_key *out) {
         out->tenant = read_u32(&r);
         break;
     case RECORD_RELEASE:
+    case RECORD_ANNOUNCED:
         out->tenant = read_u32(&r);
         out->release_kind = read_u8(&r);
         out->day = read_u32(&r);

@@ -11,6 +11,7 @@
 //   'W' tenant 4, sent day 4, pseudonym 8   a contact's cell in an open window: stream 2, provider 1, fetch 1, class_regime 1
 //   'T' tenant 4                     the tenant's progress (struct tenant_record)
 //   'R' tenant 4, kind 1, period day 4      a released line: ε spent 4/4, then the line
+//   'A' tenant 4, kind 1, period day 4      the same line, committed and not yet sent to the releases topic (Kafka)
 //   'C'                              consent stamp: epoch 8, hash 20
 #ifndef OPENVEIL_RECORD_H
 #define OPENVEIL_RECORD_H
@@ -35,6 +36,7 @@ enum record_kind {
     RECORD_WINDOW = 'W',
     RECORD_TENANT = 'T',
     RECORD_RELEASE = 'R',
+    RECORD_ANNOUNCED = 'A',
     RECORD_CONSENT = 'C',
 };
 
@@ -125,6 +127,7 @@ size_t key_last_open(uint8_t *key, uint32_t tenant, uint64_t pseudonym);
 size_t key_window(uint8_t *key, uint32_t tenant, uint32_t sent_day, uint64_t pseudonym);
 size_t key_tenant(uint8_t *key, uint32_t tenant);
 size_t key_release(uint8_t *key, uint32_t tenant, uint8_t kind, uint32_t period_day);
+size_t key_announced(uint8_t *key, uint32_t tenant, uint8_t kind, uint32_t period_day);
 size_t key_consent(uint8_t *key);
 // What a key says; fields that its kind does not have are 0. ERR_CORRUPT where it is none.
 struct record_key {

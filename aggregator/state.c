@@ -32,9 +32,8 @@ struct tenant_state {
 };
 
 struct state {
-    bool has_meta, rehearsal;
+    bool has_meta, rehearsal, has_stamp;
     uint32_t partitions;
-    bool has_stamp;
     struct consent_stamp stamp;
     size_t n_settings, settings_room;
     struct settings *settings; // ascending from_day
@@ -404,8 +403,10 @@ int state_apply(struct state *state, const uint8_t *key, size_t key_len, const u
     case RECORD_CONSENT:
         state->has_stamp = value_len > 0;
         return value_len == 0 ? 0 : stamp_decode(value, value_len, &state->stamp);
+    case RECORD_ANNOUNCED:
+        break; // announced.h keeps those
     }
-    return ERR_CORRUPT;
+    return rc;
 }
 
 int state_change(struct state *state, struct batch *batch, uint32_t partition, const uint8_t *key, size_t key_len,

@@ -18,6 +18,7 @@ TEST = re.compile(r"^(unit|integration|long|check|fuzz)\.[a-z0-9_]+(/[A-Za-z0-9_
 PATH = re.compile(r"^(common|ingest|aggregator|deploy|tests|bench)/[\w./-]+$")
 EPSILON = 0.25  # the default that the page computes with
 THRESHOLD = 40
+BUDGET = 8
 
 problems = []
 
@@ -147,7 +148,9 @@ def check_arithmetic():
     below = next(n for n in range(1000) if 2 * ratio ** n / (1 + ratio) <= 0.05)
     shown = [(1 + ratio) / ratio ** (THRESHOLD - count) for count in (0, 1)]
     for said in (f"standard deviation of {deviation:.1f};", f"stays below {below} in 95 %", f"once in {shown[0]:,.0f} times",
-                 f"once in {shown[1]:,.0f}."):
+                 f"once in {shown[1]:,.0f}.",
+                 f"{2 * EPSILON:g} for a default line, {2 * 5 * EPSILON:g} for four transactional mails and the month's "
+                 f"inactivity line, {2 * BUDGET} for a month's whole budget"):
         if said not in " ".join(text.split()):
             problems.append(f'{page}: should say "{said}"')
     defaults = read("common", "config_options.def")

@@ -115,11 +115,17 @@ struct double_record {
     size_t key_len, value_len;
     uint8_t *bytes; // key, then value
 };
+struct double_records {
+    struct double_record *records;
+    size_t n, room;
+};
 struct double_journal {
     struct journal journal;
     pthread_mutex_t mutex;
-    struct double_record *records;
-    size_t n, room;
+    struct double_records state; // what is committed
+    struct double_records sent;  // what a reader of the releases topic may have seen, committed or not
+    size_t n_sent;               // so many of them are committed
+    bool loses_sent;             // every commit with a line to send is aborted
     int64_t position[DOUBLE_PARTITIONS];
     int fails_with; // every commit from now on
     size_t n_commits;
@@ -132,8 +138,8 @@ static int double_journal_load(struct journal *journal, uint32_t partition, jour
     int rc = progress(arg, 0, 0);
     (void)err;
     pthread_mutex_lock(&j->mutex);
-    for (size_t i = 0; i < j->n && rc == 0; i++) {
-        const struct double_record *r = &j->records[i];
+    for (size_t i = 0; i < j->state.n && rc == 0; i++) {
+        const struct double_record *r = &j->state.records[i];
         if (r->partition == partition)
             rc = each(arg, r->bytes, r->key_len, r->bytes + r->key_len, r->value_len);
     }
@@ -141,31 +147,51 @@ static int double_journal_load(struct journal *journal, uint32_t partition, jour
     pthread_mutex_unlock(&j->mutex);
     return rc;
 }
-static void double_journal_append(struct double_journal *j, const struct batch_record *record) {
-    if (j->n == j->room) {
-        j->room = j->room == 0 ? 1024 : j->room * 2;
-        j->records = realloc(j->records, j->room * sizeof *j->records);
-        CHECK(j->records != NULL);
+static void double_records_append(struct double_records *to, const struct batch_record *record) {
+    if (to->n == to->room) {
+        to->room = to->room == 0 ? 1024 : to->room * 2;
+        to->records = realloc(to->records, to->room * sizeof *to->records);
+        CHECK(to->records != NULL);
     }
     uint8_t *bytes = malloc(record->key_len + record->value_len);
     CHECK(bytes != NULL);
     memcpy(bytes, record->key, record->key_len);
     memcpy(bytes + record->key_len, record->value, record->value_len);
-    j->records[j->n++] = (struct double_record){record->partition, record->key_len, record->value_len, bytes};
+    to->records[to->n++] = (struct double_record){record->partition, record->key_len, record->value_len, bytes};
+}
+static void double_records_free(struct double_records *records) {
+    for (size_t i = 0; i < records->n; i++)
+        free(records->records[i].bytes);
+    free(records->records);
+    *records = (struct double_records){0};
+}
+// The lines that a commit sends, seen whether or not it succeeds; their number.
+static size_t double_journal_send(struct double_journal *j, const struct batch *batch) {
+    size_t n = 0;
+    for (size_t i = 0; i < batch_count(batch); i++) {
+        struct batch_record record = batch_at(batch, i);
+        if (!record.release)
+            continue;
+        double_records_append(&j->sent, &record);
+        n++;
+    }
+    return n;
 }
 static int double_journal_commit(struct journal *journal, const struct batch *batch, struct err *err) {
     struct double_journal *j = (struct double_journal *)journal;
     pthread_mutex_lock(&j->mutex);
-    int rc = j->fails_with;
+    size_t n_lines = double_journal_send(j, batch);
+    int rc = j->loses_sent && n_lines > 0 ? ERR_AGAIN : j->fails_with;
     for (size_t i = 0; i < batch_count(batch) && rc == 0; i++) {
         struct batch_record record = batch_at(batch, i);
         if (!record.release)
-            double_journal_append(j, &record);
+            double_records_append(&j->state, &record);
     }
     for (uint32_t p = 0; p < DOUBLE_PARTITIONS && rc == 0; p++)
         if (batch_position(batch, p) >= 0)
             j->position[p] = batch_position(batch, p);
     j->n_commits += rc == 0;
+    j->n_sent += rc == 0 ? n_lines : 0;
     pthread_mutex_unlock(&j->mutex);
     return rc == 0 ? 0 : err_set(err, rc, "the test wants it so");
 }
@@ -173,7 +199,7 @@ static void double_journal_close(struct journal *journal) {
     (void)journal;
 }
 static const struct journal_ops double_journal_ops = {
-    .load = double_journal_load, .commit = double_journal_commit, .close = double_journal_close};
+    .sends_lines = true, .load = double_journal_load, .commit = double_journal_commit, .close = double_journal_close};
 
 static inline void double_journal_fail(int rc) {
     pthread_mutex_lock(&double_journal.mutex);
@@ -288,14 +314,13 @@ static inline void doubles_reset(void) {
     for (uint32_t p = 0; p < DOUBLE_PARTITIONS; p++)
         for (size_t i = 0; i < double_source.n[p]; i++)
             free(double_source.messages[p][i].data);
-    for (size_t i = 0; i < double_journal.n; i++)
-        free(double_journal.records[i].bytes);
-    free(double_journal.records);
+    double_records_free(&double_journal.state);
+    double_records_free(&double_journal.sent);
     memset(&double_source, 0, sizeof double_source);
     double_source.source.ops = &double_source_ops;
     double_journal.journal.ops = &double_journal_ops;
-    double_journal.records = NULL;
-    double_journal.n = double_journal.room = 0;
+    double_journal.n_sent = 0;
+    double_journal.loses_sent = false;
     double_journal.fails_with = 0;
     for (uint32_t p = 0; p < DOUBLE_PARTITIONS; p++)
         double_journal.position[p] = -1;

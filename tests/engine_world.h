@@ -123,8 +123,8 @@ static inline struct state *committed_state(void) {
     struct state *state;
     assert_int_equal(state_create(&state, 100000), 0);
     pthread_mutex_lock(&double_journal.mutex);
-    for (size_t i = 0; i < double_journal.n; i++) {
-        const struct double_record *r = &double_journal.records[i];
+    for (size_t i = 0; i < double_journal.state.n; i++) {
+        const struct double_record *r = &double_journal.state.records[i];
         if (r->partition == partition)
             assert_int_equal(state_apply(state, r->bytes, r->key_len, r->bytes + r->key_len, r->value_len), 0);
     }

@@ -26,6 +26,8 @@ static size_t key_of(const struct record_key *key) {
         return key_tenant(again, key->tenant);
     case RECORD_RELEASE:
         return key_release(again, key->tenant, key->release_kind, key->day);
+    case RECORD_ANNOUNCED:
+        return key_announced(again, key->tenant, key->release_kind, key->day);
     default:
         CHECK(key->kind == RECORD_CONSENT);
         return key_consent(again);

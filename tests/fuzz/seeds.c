@@ -314,6 +314,7 @@ static void seed_keys(void) {
     seed_record(0, "key-window", key_window(out, 7, DAY, 0xd1c0605349147485u));
     seed_record(0, "key-tenant", key_tenant(out, 7));
     seed_record(0, "key-release", key_release(out, 7, RELEASE_INACTIVITY, DAY));
+    seed_record(0, "key-announced", key_announced(out, 7, RELEASE_DELIVERABILITY, DAY));
     seed_record(0, "key-consent", key_consent(out));
 }
 

@@ -198,9 +198,37 @@ static void commit_apply(struct slot *slot, const struct batch *batch) {
     model_commit(slot, batch);
 }
 
+// A reader of the releases topic may see what is never committed: so whatever is sent must be a committed line already.
+static bool line_is_committed(const struct batch_record *sent) {
+    const struct topic *topic = &sim.topics[sent->partition];
+    for (size_t i = 0; i < topic->n_records; i++) {
+        const struct sim_record *record = &topic->records[i];
+        struct record_key key;
+        struct release_record release;
+        char text[64];
+        if (record->bytes[0] != RECORD_RELEASE)
+            continue;
+        CHECK(key_decode(record->bytes, record->key_len, &key) == 0);
+        CHECK(release_decode(record->bytes + record->key_len, record->value_len, &release) == 0);
+        release_key(key.tenant, (enum release_kind)key.release_kind, key.day, text);
+        if (strlen(text) == sent->key_len && memcmp(text, sent->key, sent->key_len) == 0)
+            return release.line_len == sent->value_len && memcmp(release.line, sent->value, sent->value_len) == 0;
+    }
+    return false;
+}
+
+static void check_sent(const struct slot *slot, const struct batch *batch) {
+    for (size_t i = 0; i < batch_count(batch); i++) {
+        struct batch_record record = batch_at(batch, i);
+        if (record.release && !line_is_committed(&record))
+            sim_fail("aggregator %u sends a line that is not committed", slot->number);
+    }
+}
+
 static int journal_commit(struct journal *journal, const struct batch *batch, struct err *err) {
     struct slot *slot = slot_of(journal);
     CHECK(!batch_empty(batch));
+    check_sent(slot, batch);
     if (slot->dead)
         return err_set(err, ERR_AGAIN, "killed");
     int rc = sim.local ? 0 : commit_fence(slot, batch, err);
@@ -228,6 +256,8 @@ static void journal_close(struct journal *journal) {
 }
 
 void journal_prepare(struct slot *slot) {
-    static const struct journal_ops ops = {.load = journal_load, .commit = journal_commit, .close = journal_close};
-    slot->journal.ops = &ops;
+    static const struct journal_ops local = {.load = journal_load, .commit = journal_commit, .close = journal_close};
+    static const struct journal_ops kafka = {
+        .sends_lines = true, .load = journal_load, .commit = journal_commit, .close = journal_close};
+    slot->journal.ops = sim.local ? &local : &kafka;
 }

@@ -241,8 +241,8 @@ static void a_line_that_is_out_already_stays(void **state) {
     assert_int_equal(spent[0].denominator + spent[1].denominator, 1 + 2);
     state_free(after);
     pthread_mutex_lock(&double_journal.mutex);
-    for (size_t i = 0; i < double_journal.n; i++) {
-        const struct double_record *r = &double_journal.records[i];
+    for (size_t i = 0; i < double_journal.state.n; i++) {
+        const struct double_record *r = &double_journal.state.records[i];
         if (r->bytes[0] == RECORD_RELEASE && r->value_len == 8 + (size_t)line_len - 1)
             found += memcmp(r->bytes + r->key_len + 8, line, (size_t)line_len - 1) == 0;
     }
@@ -251,6 +251,88 @@ static void a_line_that_is_out_already_stays(void **state) {
     assert_int_equal(file_read(path, 1000, &text, &len, &err), 0);
     assert_string_equal(text, line);
     free(text);
+}
+
+static bool line_was_sent(void) {
+    pthread_mutex_lock(&double_journal.mutex);
+    bool sent = double_journal.n_sent > 0;
+    pthread_mutex_unlock(&double_journal.mutex);
+    return sent;
+}
+
+static bool line_was_tried_twice(void) {
+    pthread_mutex_lock(&double_journal.mutex);
+    bool tried = double_journal.sent.n >= 2;
+    pthread_mutex_unlock(&double_journal.mutex);
+    return tried;
+}
+
+static size_t announced_records(void) {
+    size_t n = 0;
+    for (size_t i = 0; i < double_journal.state.n; i++) {
+        const struct double_record *r = &double_journal.state.records[i];
+        if (r->bytes[0] == RECORD_ANNOUNCED)
+            n = r->value_len > 0 ? n + 1 : n - 1;
+    }
+    return n;
+}
+
+static void lose_sent(bool loses) {
+    pthread_mutex_lock(&double_journal.mutex);
+    double_journal.loses_sent = loses;
+    pthread_mutex_unlock(&double_journal.mutex);
+}
+
+// Whatever a reader of the topic may see, also of commits that fail, is the committed line; in the end it is sent once.
+static void only_a_committed_line_is_sent(void **state) {
+    (void)state;
+    uint32_t seed = 13;
+    memset(&model, 0, sizeof model);
+    lose_sent(true);
+    edge_register_all(FIRST_DAY);
+    random_block(0, FIRST_DAY, &seed, false);
+    today_is(FIRST_DAY + 2);
+    for (uint32_t day = FIRST_DAY; day < FIRST_DAY + 2; day++)
+        for (unsigned e = 0; e < EDGES; e++)
+            edge_close(e, day);
+    run_until(line_was_tried_twice, "two attempts to send the line");
+    engine_crash();
+    assert_int_equal(double_journal.n_sent, 0);
+    assert_int_equal(announced_records(), 1);
+    lose_sent(false);
+    run_until(line_was_sent, "the line in the topic");
+    engine_crash();
+    check_release(FIRST_DAY, true);
+    run_for(100);
+    char *line = model_line(FIRST_DAY, true);
+    static const char key[] = "7/deliverability/2026-11-22";
+    for (size_t i = 0; i < double_journal.sent.n; i++) {
+        const struct double_record *sent = &double_journal.sent.records[i];
+        assert_true(sent->key_len == strlen(key) && memcmp(sent->bytes, key, strlen(key)) == 0);
+        assert_int_equal(sent->value_len, strlen(line));
+        assert_memory_equal(sent->bytes + sent->key_len, line, strlen(line));
+    }
+    free(line);
+    assert_int_equal(double_journal.n_sent, 1);
+    assert_int_equal(announced_records(), 0);
+}
+
+// Who is told to end still sends what it has just committed.
+static void a_stop_sends_what_it_commits(void **state) {
+    (void)state;
+    uint32_t seed = 17;
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    random_block(0, FIRST_DAY, &seed, false);
+    today_is(FIRST_DAY + 2);
+    for (uint32_t day = FIRST_DAY; day < FIRST_DAY + 2; day++)
+        for (unsigned e = 0; e < EDGES; e++)
+            edge_close(e, day);
+    check_release(FIRST_DAY, true);
+    engine_end();
+    assert_int_equal(double_journal.n_sent, 1);
+    assert_int_equal(announced_records(), 0);
+    engine_begin();
 }
 
 int main(void) {
@@ -263,6 +345,8 @@ int main(void) {
         WORLD_TEST(another_modes_state_is_refused),
         WORLD_TEST(a_line_waits_for_its_file),
         WORLD_TEST(a_line_that_is_out_already_stays),
+        WORLD_TEST(only_a_committed_line_is_sent),
+        WORLD_TEST(a_stop_sends_what_it_commits),
         WORLD_TEST(a_new_boot_closes_the_day_of_the_old_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,6 +27,8 @@ static void keys_go_there_and_back(void **state) {
     assert_true(back.kind == RECORD_TENANT && back.tenant == UINT32_MAX);
     assert_int_equal(key_decode(key, key_release(key, 7, RELEASE_INACTIVITY, 20758), &back), 0);
     assert_true(back.kind == RECORD_RELEASE && back.release_kind == RELEASE_INACTIVITY && back.day == 20758);
+    assert_int_equal(key_decode(key, key_announced(key, 7, RELEASE_DELIVERABILITY, 20779), &back), 0);
+    assert_true(back.kind == RECORD_ANNOUNCED && back.release_kind == RELEASE_DELIVERABILITY && back.day == 20779);
     assert_int_equal(key_decode(key, key_consent(key), &back), 0);
     assert_int_equal(back.kind, RECORD_CONSENT);
     size_t len = key_day(key, 3);
