@@ -9,24 +9,6 @@
 
 #define PRODUCER_WAIT_MS 60000
 
-int kafka_client_create(rd_kafka_t **rk, rd_kafka_type_t type, const struct config *config, const char *const *settings,
-                        struct err *err) {
-    char text[256];
-    rd_kafka_conf_t *conf = NULL;
-    int rc = kafka_conf(&conf, config, "openveil-aggregator", err);
-    for (; rc == 0 && settings[0] != NULL; settings += 2)
-        rc = kafka_conf_set(conf, settings[0], settings[1], err);
-    if (rc == 0) {
-        *rk = rd_kafka_new(type, conf, text, sizeof text);
-        if (*rk != NULL)
-            return 0;
-        rc = err_set(err, ERR_INVALID, "cannot start a Kafka client: %.256s", text);
-    }
-    if (conf != NULL)
-        rd_kafka_conf_destroy(conf);
-    return rc;
-}
-
 // The range assignor revokes all and assigns all, so that one generation covers everything owned. A session of 10 s: a
 // crash is noticed about when the coordinator ends the transaction that it left open.
 static int consumer_open(struct kafka_session *session, void *opaque,

@@ -33,9 +33,6 @@ struct kafka_session {
     rd_kafka_t *producer;          // NULL: to be made before the next use
 };
 
-// A client of ours; `settings` is a list of name, value pairs ended by NULL.
-int kafka_client_create(rd_kafka_t **rk, rd_kafka_type_t type, const struct config *config, const char *const *settings,
-                        struct err *err) MUST_CHECK;
 int kafka_session_open(struct kafka_session **session, const struct config *config, void *opaque,
                        void (*rebalance)(rd_kafka_t *, rd_kafka_resp_err_t, rd_kafka_topic_partition_list_t *, void *),
                        struct err *err) MUST_CHECK;

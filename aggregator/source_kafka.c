@@ -78,7 +78,7 @@ static void fail(struct source_kafka *source, const struct err *err) {
 static void *setup_run(void *arg) {
     struct source_kafka *source = arg;
     struct kafka_session *session = source->session;
-    static const enum kafka_topic topics[] = {KAFKA_EVENTS, KAFKA_STATE, KAFKA_RELEASES};
+    static const enum kafka_topic topics[] = {KAFKA_EVENTS, KAFKA_STATE, KAFKA_RELEASES, KAFKA_CONSENT_LOG};
     struct err *err = &source->setup_err;
     int rc = ERR_UNREACHABLE;
     for (bool first = true; rc == ERR_UNREACHABLE && !atomic_load(&session->stopping); first = false) {

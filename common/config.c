@@ -360,9 +360,10 @@ static void finish_rehearsal(struct parser *parser) {
 
 static void finish_topics(struct parser *parser) {
     const struct config *config = parser->config;
-    const char *topics[] = {config->kafka_topic_events, config->kafka_topic_state, config->kafka_topic_releases};
+    const char *topics[] = {config->kafka_topic_events, config->kafka_topic_state, config->kafka_topic_releases,
+                            config->consent_log_topic};
     static const int rows[] = {CONFIG_AT_kafka_topic_events, CONFIG_AT_kafka_topic_state,
-                               CONFIG_AT_kafka_topic_releases};
+                               CONFIG_AT_kafka_topic_releases, CONFIG_AT_consent_log_topic};
     for (size_t i = 0; i < ARRAY_LEN(topics); i++) {
         if (strspn(topics[i], NAME_CHARACTERS) != strlen(topics[i]))
             problem(parser, parser->lines[rows[i]], "%s must be made of letters, digits, dot, dash and underscore",
@@ -374,6 +375,20 @@ static void finish_topics(struct parser *parser) {
     }
 }
 
+static void finish_log_dir(struct parser *parser) {
+    struct config *config = parser->config;
+    char path[PATH_SIZE];
+    if (config->consent_log_dir[0] != '\0')
+        return;
+    if (path_join(path, config->aggregator_state_dir, "consent-log", NULL) != 0) {
+        problem(parser, 0, "state_dir is too long");
+        return;
+    }
+    free(config->consent_log_dir);
+    config->consent_log_dir = strdup(path);
+    parser->nomem |= config->consent_log_dir == NULL;
+}
+
 // What one key alone cannot show: defaults that are derived, and keys that must agree.
 static void config_finish(struct parser *parser) {
     struct config *config = parser->config;
@@ -383,6 +398,7 @@ static void config_finish(struct parser *parser) {
     finish_providers(parser);
     finish_rehearsal(parser);
     finish_topics(parser);
+    finish_log_dir(parser);
     if (config->release_epsilon.numerator > config->release_epsilon.denominator)
         problem(parser, parser->lines[CONFIG_AT_release_epsilon], "epsilon must be at most 1");
     if (config->spool_bytes_max < 2 * config->spool_segment_bytes)

@@ -357,6 +357,10 @@ bool evidence_chain_take(struct evidence_chain *chain, const struct evidence_lin
         chain->records++;
         return true;
     case EVIDENCE_HEAD:
+        if (chain->unanchored) {
+            chain_move(chain, line);
+            chain->seen = line->entry.epoch;
+        }
         break;
     }
     return false;

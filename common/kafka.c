@@ -118,6 +118,24 @@ int64_t kafka_timestamp_ms(void) {
     return day_start_ms(clock_today(&clock));
 }
 
+int kafka_client_create(rd_kafka_t **rk, rd_kafka_type_t type, const struct config *config, const char *const *settings,
+                        struct err *err) {
+    char text[256];
+    rd_kafka_conf_t *conf = NULL;
+    int rc = kafka_conf(&conf, config, "openveil-aggregator", err);
+    for (; rc == 0 && settings[0] != NULL; settings += 2)
+        rc = kafka_conf_set(conf, settings[0], settings[1], err);
+    if (rc == 0) {
+        *rk = rd_kafka_new(type, conf, text, sizeof text);
+        if (*rk != NULL)
+            return 0;
+        rc = err_set(err, ERR_INVALID, "cannot start a Kafka client: %.256s", text);
+    }
+    if (conf != NULL)
+        rd_kafka_conf_destroy(conf);
+    return rc;
+}
+
 // ---- Topics ----
 
 struct setting {
@@ -159,6 +177,8 @@ static struct topic_plan plan_of(const struct config *config, enum kafka_topic t
         return (struct topic_plan){config->kafka_topic_events, topic, events_settings, ARRAY_LEN(events_settings)};
     case KAFKA_STATE:
         return (struct topic_plan){config->kafka_topic_state, topic, state_settings, ARRAY_LEN(state_settings)};
+    case KAFKA_CONSENT_LOG:
+        return (struct topic_plan){config->consent_log_topic, topic, state_settings, ARRAY_LEN(state_settings)};
     case KAFKA_RELEASES:
         break;
     }
@@ -304,7 +324,7 @@ static int facts_check(const struct topic_plan *plan, const struct topic_facts *
         return err_set(err, ERR_REFUSED,
                        "the topic %s has retention.ms=%lld and retention.bytes=%lld, which can delete opens that nobody "
                        "has read: set both to -1", plan->name, facts->retention_ms, facts->retention_bytes);
-    if (plan->topic != KAFKA_STATE)
+    if (plan->topic != KAFKA_STATE && plan->topic != KAFKA_CONSENT_LOG)
         return 0;
     long long roll = clamped_ms(facts->max_lag_ms) < clamped_ms(facts->segment_ms) ? facts->max_lag_ms
                                                                                      : facts->segment_ms;

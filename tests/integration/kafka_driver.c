@@ -411,6 +411,7 @@ int main(int argc, char **argv) {
         .kafka_properties = "",
         .kafka_topic_events = "openveil.events",
         .kafka_topic_state = "openveil.state",
+        .consent_log_topic = "openveil.consent.log",
         .kafka_topic_releases = "openveil.releases",
         .kafka_group = "openveil-aggregator",
         .aggregator_state_dir = "driver",
