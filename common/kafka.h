@@ -15,9 +15,9 @@ int kafka_client_create(rd_kafka_t **rk, rd_kafka_type_t type, const struct conf
                         struct err *err) MUST_CHECK;
 
 enum kafka_topic { KAFKA_EVENTS, KAFKA_STATE, KAFKA_RELEASES, KAFKA_CONSENT_LOG };
-// Creates the topic with its settings where it is missing and checks the number of partitions of events, state and consent log, and
-// that they keep what nobody has read and erase in time; a releases topic is taken as it is. ERR_REFUSED where they
-// differ, ERR_UNREACHABLE where no broker answers within `timeout_ms`.
+// Creates the topic with its settings where it is missing and checks the number of partitions of events, state and consent
+// log, and that they keep what nobody has read and erase in time; a releases topic is taken as it is. ERR_REFUSED where
+// they differ, ERR_UNREACHABLE where no broker answers within `timeout_ms`.
 int kafka_topic_ensure(rd_kafka_t *rk, const struct config *config, enum kafka_topic topic, int timeout_ms,
                        struct err *err) MUST_CHECK;
 // Looks at the last messages of the events topic (partition 0): ERR_REFUSED where a rehearsal wrote them and this is

@@ -29,6 +29,7 @@ static void empty_file_is_all_defaults(void **state) {
     assert_int_equal(config.release_epsilon.numerator, 1);
     assert_int_equal(config.release_epsilon.denominator, 4);
     assert_string_equal(config.kafka_brokers, "");
+    assert_string_equal(config.consent_log_dir, "/var/lib/openveil/aggregator/consent-log");
     assert_false(config.clock.rehearsal);
     assert_int_equal(gethostname(host, sizeof host), 0);
     assert_int_equal(strlen(config.ingest_edge_id), strlen(host));
@@ -115,8 +116,8 @@ static const struct bad_file bad_files[] = {
      "test.conf:2: unknown key \"listn\" in [ingest]; did you mean \"listen\"?", false},
     {"\n[ingset]\nlisten = 1.2.3.4:1\nwhatever = 1\n",
      "test.conf:2: unknown section [ingset]; did you mean [ingest]?", false},
-    {"[zzzzzzzz]\n", "test.conf:1: unknown section [zzzzzzzz]; there are ingest, spool, kafka, redis, aggregator, release, keys, "
-     "tenants, rehearsal, log", false},
+    {"[zzzzzzzz]\n", "test.conf:1: unknown section [zzzzzzzz]; there are ingest, spool, kafka, redis, aggregator, release, "
+     "consent, keys, tenants, rehearsal, log", false},
     {"[keys]\nzzzzzzzz = 1\n", "test.conf:2: unknown key \"zzzzzzzz\" in [keys], which has dir", false},
     {"listen = 1.2.3.4:1\n", "test.conf:1: key \"listen\" stands before the first [SECTION]", false},
     {"[ingest]\nepsilon = 1/2\n", "test.conf:2: unknown key \"epsilon\" in [ingest]; it belongs to [release]", false},

@@ -251,12 +251,12 @@ static void a_baseline_is_found_from_its_end(void **state) {
 }
 
 int main(void) {
-#define IN_A_WORLD(test) cmocka_unit_test_setup_teardown(test, world_make, world_free)
+#define IN_WORLD_TEST(test) cmocka_unit_test_setup_teardown(test, world_make, world_free)
     const struct CMUnitTest tests[] = {
-        IN_A_WORLD(what_was_written_is_read_in_order), IN_A_WORLD(one_process_writes),
-        IN_A_WORLD(a_torn_end_is_cut_off),             IN_A_WORLD(damage_at_the_end_is_made_good),
-        IN_A_WORLD(a_full_disk_loses_nothing_durable), IN_A_WORLD(one_contact_is_erased_in_place),
-        IN_A_WORLD(a_baseline_is_found_from_its_end),
+        IN_WORLD_TEST(what_was_written_is_read_in_order), IN_WORLD_TEST(one_process_writes),
+        IN_WORLD_TEST(a_torn_end_is_cut_off),             IN_WORLD_TEST(damage_at_the_end_is_made_good),
+        IN_WORLD_TEST(a_full_disk_loses_nothing_durable), IN_WORLD_TEST(one_contact_is_erased_in_place),
+        IN_WORLD_TEST(a_baseline_is_found_from_its_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
