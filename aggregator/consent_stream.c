@@ -1,10 +1,10 @@
-// Two steps in turn on one connection: ask every followed partition where it stands, and read their streams until it is
-// time to ask again. What a partition's stream does not show up to where the store stood is a gap.
+// Two steps in turn on the connection of every server: ask every followed partition on it where it stands, and read their
+// streams until it is time to ask again. What a partition's stream does not show up to where the store stood is a gap.
 #include "aggregator/consent_stream.h"
 
 #include "common/clock.h"
-#include "common/redis_link.h"
 #include "common/redis_reply.h"
+#include "common/redis_shards.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -13,6 +13,7 @@
 #define CHECK_MS 5000
 #define IDLE_MS 1000
 #define BLOCK_MS_MAX 250
+#define CLUSTER_BLOCK_MS 20
 #define ENTRIES_A_READ 4096u // of all partitions together
 #define ENTRIES_A_STREAM_MIN 8u
 #define STREAM_KEY_SIZE 40
@@ -31,23 +32,38 @@ struct followed {
     struct consent_stamp stamp;
 };
 
-struct consent_stream {
+// What happens on one server's connection.
+struct reader {
+    struct consent_stream *stream;
     struct redis_link *link;
+    unsigned shard;
+    uint32_t *asked; // partitions of the check under way, in the order asked
+    size_t n_asked, n_answered;
+    size_t n_reads; // of the streams, awaited
+    enum step step;
+    bool connected;
+    int64_t asked_ms;
+};
+
+struct consent_stream {
+    struct redis_shards *shards;
     struct consent_stream_hooks hooks;
     const char *mode;
     uint32_t partitions;
     uint64_t block_ms;
     struct followed *followed;
-    uint32_t *asked; // partitions of the check under way, in the order asked
-    size_t n_asked, n_answered;
-    enum step step;
-    bool connected;
+    struct reader readers[REDIS_SHARDS_MAX];
     bool freed;
-    int64_t asked_ms;
     uv_timer_t idle;
 };
 
-static void stream_turn(struct consent_stream *stream);
+static void reader_turn(struct reader *reader);
+
+// Followed, and on this reader's server.
+static bool reader_has(const struct reader *reader, uint32_t partition) {
+    return reader->stream->followed[partition].on &&
+           redis_shards_of(reader->stream->shards, partition) == reader->shard;
+}
 
 static void stream_key(char key[STREAM_KEY_SIZE], uint32_t partition, const char *name) {
     int length = snprintf(key, STREAM_KEY_SIZE, "ov:{%" PRIu32 "}:%s", partition, name);
@@ -55,14 +71,14 @@ static void stream_key(char key[STREAM_KEY_SIZE], uint32_t partition, const char
 }
 
 // An answer is in: false where it needs no look, because the connection ended or ends with it.
-static bool stream_answer(struct consent_stream *stream, const redisReply *reply) {
+static bool reader_answer(struct reader *reader, const redisReply *reply) {
     char why[300];
-    if (reply == NULL || stream->freed)
+    if (reply == NULL || reader->stream->freed)
         return false;
     if (reply->type != REDIS_REPLY_ERROR)
         return true;
     snprintf(why, sizeof why, "Redis does not let the changes be followed: %.200s", reply->str);
-    redis_link_drop(stream->link, why);
+    redis_link_drop(reader->link, why);
     return false;
 }
 
@@ -91,38 +107,38 @@ static void stamp_take(struct consent_stream *stream, uint32_t partition, const 
 }
 
 static void on_stamp(void *arg, const redisReply *reply) {
-    struct consent_stream *stream = arg;
-    if (!stream_answer(stream, reply))
+    struct reader *reader = arg;
+    if (!reader_answer(reader, reply))
         return;
-    CHECK(stream->step == STEP_CHECK && stream->n_answered < stream->n_asked);
-    uint32_t partition = stream->asked[stream->n_answered++];
+    CHECK(reader->step == STEP_CHECK && reader->n_answered < reader->n_asked);
+    uint32_t partition = reader->asked[reader->n_answered++];
     struct consent_stamp stamp;
-    if (!read_stamp(stream, reply, &stamp)) {
-        redis_link_drop(stream->link, "the meta data of a partition in Redis is damaged or not for this mode");
+    if (!read_stamp(reader->stream, reply, &stamp)) {
+        redis_link_drop(reader->link, "the meta data of a partition in Redis is damaged or not for this mode");
         return;
     }
-    if (stream->followed[partition].on)
-        stamp_take(stream, partition, &stamp);
-    if (stream->n_answered < stream->n_asked)
+    if (reader->stream->followed[partition].on)
+        stamp_take(reader->stream, partition, &stamp);
+    if (reader->n_answered < reader->n_asked)
         return;
-    redis_link_settled(stream->link);
-    stream_turn(stream);
+    redis_link_settled(reader->link);
+    reader_turn(reader);
 }
 
-static void check_begin(struct consent_stream *stream) {
-    stream->step = STEP_CHECK;
-    stream->asked_ms = clock_monotonic_ms();
-    stream->n_asked = stream->n_answered = 0;
-    for (uint32_t i = 0; i < stream->partitions; i++)
-        if (stream->followed[i].on)
-            stream->asked[stream->n_asked++] = i;
-    for (size_t i = 0; i < stream->n_asked; i++) {
+static void check_begin(struct reader *reader) {
+    reader->step = STEP_CHECK;
+    reader->asked_ms = clock_monotonic_ms();
+    reader->n_asked = reader->n_answered = 0;
+    for (uint32_t i = 0; i < reader->stream->partitions; i++)
+        if (reader_has(reader, i))
+            reader->asked[reader->n_asked++] = i;
+    for (size_t i = 0; i < reader->n_asked; i++) {
         char key[STREAM_KEY_SIZE];
-        stream_key(key, stream->asked[i], "meta");
+        stream_key(key, reader->asked[i], "meta");
         const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key), redis_text("mode"), redis_text("epoch"),
                                          redis_text("hash")};
-        if (redis_link_send(stream->link, args, ARRAY_LEN(args), on_stamp, stream) != 0) {
-            redis_link_drop(stream->link, "a command for Redis does not fit the queue");
+        if (redis_link_send(reader->link, args, ARRAY_LEN(args), on_stamp, reader) != 0) {
+            redis_link_drop(reader->link, "a command for Redis does not fit the queue");
             return;
         }
     }
@@ -199,26 +215,35 @@ static void read_settle(struct consent_stream *stream, uint32_t partition) {
     followed->reading = false;
 }
 
-static void on_entries(void *arg, const redisReply *reply) {
-    struct consent_stream *stream = arg;
-    if (!stream_answer(stream, reply))
-        return;
-    CHECK(stream->step == STEP_READ);
-    bool good = reply->type == REDIS_REPLY_NIL || reply->type == REDIS_REPLY_ARRAY;
-    for (uint32_t i = 0; i < stream->partitions; i++)
-        stream->followed[i].more = false;
-    for (size_t i = 0; good && reply->type == REDIS_REPLY_ARRAY && i < reply->elements; i++)
-        good = entries_take(stream, reply->element[i]);
-    if (!good) {
-        redis_link_drop(stream->link, "what Redis says about the changes cannot be read");
-        return;
-    }
-    for (uint32_t i = 0; i < stream->partitions; i++)
-        read_settle(stream, i);
-    stream_turn(stream);
+// Whether a read of this reader is about the partition.
+static bool reader_reads(const struct reader *reader, uint32_t partition) {
+    return reader->stream->followed[partition].reading && reader_has(reader, partition);
 }
 
-static void read_send(struct consent_stream *stream, size_t n_streams, bool block) {
+static void on_entries(void *arg, const redisReply *reply) {
+    struct reader *reader = arg;
+    if (!reader_answer(reader, reply))
+        return;
+    CHECK(reader->step == STEP_READ && reader->n_reads > 0);
+    bool good = reply->type == REDIS_REPLY_NIL || reply->type == REDIS_REPLY_ARRAY;
+    for (size_t i = 0; good && reply->type == REDIS_REPLY_ARRAY && i < reply->elements; i++)
+        good = entries_take(reader->stream, reply->element[i]);
+    if (!good) {
+        redis_link_drop(reader->link, "what Redis says about the changes cannot be read");
+        return;
+    }
+    if (--reader->n_reads > 0)
+        return;
+    for (uint32_t i = 0; i < reader->stream->partitions; i++) {
+        if (reader_reads(reader, i))
+            read_settle(reader->stream, i);
+    }
+    reader_turn(reader);
+}
+
+// Reads the streams of those of the partitions first..last-1 that it is about; waits for `block_ms` where there is
+// nothing new, 0: not at all.
+static void read_send(struct reader *reader, uint32_t first, uint32_t last, size_t n_streams, uint64_t block_ms) {
     struct text {
         char key[STREAM_KEY_SIZE];
         char id[32];
@@ -227,83 +252,119 @@ static void read_send(struct consent_stream *stream, size_t n_streams, bool bloc
     char count[24], block_text[24];
     size_t n = 0, at = 0;
     if (texts == NULL || args == NULL) {
-        redis_link_drop(stream->link, "out of memory to follow the changes");
+        redis_link_drop(reader->link, "out of memory to follow the changes");
         goto done;
     }
-    snprintf(count, sizeof count, "%zu", entries_a_stream(stream));
-    snprintf(block_text, sizeof block_text, "%" PRIu64, stream->block_ms);
+    snprintf(count, sizeof count, "%zu", entries_a_stream(reader->stream));
+    snprintf(block_text, sizeof block_text, "%" PRIu64, block_ms);
     const char *const words[] = {"XREAD", "COUNT", count, "BLOCK", block_text};
-    for (; n < (block ? ARRAY_LEN(words) : 3); n++)
+    for (; n < (block_ms > 0 ? ARRAY_LEN(words) : 3); n++)
         args[n] = redis_text(words[n]);
     args[n++] = redis_text("STREAMS");
-    for (uint32_t i = 0; i < stream->partitions; i++) {
-        if (!stream->followed[i].reading)
+    for (uint32_t i = first; i < last; i++) {
+        if (!reader_reads(reader, i))
             continue;
         stream_key(texts[at].key, i, "changes");
-        snprintf(texts[at].id, sizeof texts[at].id, "%" PRIu64 "-0", stream->followed[i].at);
+        snprintf(texts[at].id, sizeof texts[at].id, "%" PRIu64 "-0", reader->stream->followed[i].at);
         args[n + at] = redis_text(texts[at].key);
         args[n + n_streams + at] = redis_text(texts[at].id);
         at++;
     }
     CHECK(at == n_streams);
-    if (redis_link_send(stream->link, args, n + 2 * n_streams, on_entries, stream) != 0)
-        redis_link_drop(stream->link, "a command for Redis does not fit the queue");
+    reader->n_reads++;
+    if (redis_link_send(reader->link, args, n + 2 * n_streams, on_entries, reader) != 0)
+        redis_link_drop(reader->link, "a command for Redis does not fit the queue");
 done:
     free(texts);
     free(args);
 }
 
+// One command for all streams; in a cluster one for each, of which the last may wait.
+static void read_begin(struct reader *reader, size_t n_reading, bool block) {
+    struct consent_stream *stream = reader->stream;
+    reader->step = STEP_READ;
+    reader->n_reads = 0;
+    if (!redis_shards_split_keys(stream->shards)) {
+        read_send(reader, 0, stream->partitions, n_reading, block ? stream->block_ms : 0);
+        return;
+    }
+    for (uint32_t i = 0; i < stream->partitions && reader->connected; i++) {
+        if (reader_reads(reader, i))
+            read_send(reader, i, i + 1, 1, --n_reading == 0 && block ? CLUSTER_BLOCK_MS : 0);
+    }
+}
+
 // ---- turns ----------------------------------------------------------------------------------------------------------
 static void on_idle(uv_timer_t *timer) {
     struct consent_stream *stream = timer->data;
-    if (stream->connected && stream->step == STEP_IDLE)
-        stream_turn(stream);
+    for (unsigned i = 0; i < REDIS_SHARDS_MAX; i++) {
+        if (stream->readers[i].connected && stream->readers[i].step == STEP_IDLE)
+            reader_turn(&stream->readers[i]);
+    }
 }
 
 // Nothing is under way: what is to be done next?
-static void stream_turn(struct consent_stream *stream) {
+static void reader_turn(struct reader *reader) {
+    struct consent_stream *stream = reader->stream;
     size_t n_followed = 0, n_reading = 0;
-    bool check = clock_monotonic_ms() - stream->asked_ms >= CHECK_MS, block = true;
+    bool check = clock_monotonic_ms() - reader->asked_ms >= CHECK_MS, block = true;
     for (uint32_t i = 0; i < stream->partitions; i++) {
         struct followed *followed = &stream->followed[i];
-        n_followed += followed->on;
-        check |= followed->on && !followed->asked;
-        followed->reading = followed->on && followed->asked && !followed->held && !followed->behind;
+        if (!reader_has(reader, i))
+            continue;
+        n_followed++;
+        check |= !followed->asked;
+        followed->reading = followed->asked && !followed->held && !followed->behind;
+        followed->more = false;
         n_reading += followed->reading;
         block &= !followed->reading || followed->level;
     }
     if (check && n_followed > 0) {
-        check_begin(stream);
+        check_begin(reader);
     } else if (n_reading > 0) {
-        stream->step = STEP_READ;
-        read_send(stream, n_reading, block);
+        read_begin(reader, n_reading, block);
     } else {
-        stream->step = STEP_IDLE;
-        CHECK(uv_timer_start(&stream->idle, on_idle, IDLE_MS, 0) == 0);
+        reader->step = STEP_IDLE;
+        if (!uv_is_active((uv_handle_t *)&stream->idle))
+            CHECK(uv_timer_start(&stream->idle, on_idle, IDLE_MS, 0) == 0);
     }
 }
 
-static void on_up(void *arg) {
+static void on_up(void *arg, unsigned shard) {
     struct consent_stream *stream = arg;
-    stream->connected = true;
-    for (uint32_t i = 0; i < stream->partitions; i++)
-        stream->followed[i].asked = false;
-    stream_turn(stream);
+    struct reader *reader = &stream->readers[shard];
+    reader->link = redis_shards_link(stream->shards, shard);
+    if (reader->asked == NULL && (reader->asked = calloc(stream->partitions, sizeof *reader->asked)) == NULL) {
+        redis_link_drop(reader->link, "out of memory to follow the changes");
+        return;
+    }
+    reader->stream = stream;
+    reader->shard = shard;
+    reader->connected = true;
+    for (uint32_t i = 0; i < stream->partitions; i++) {
+        if (redis_shards_of(stream->shards, i) == shard)
+            stream->followed[i].asked = stream->followed[i].reading = false;
+    }
+    reader_turn(reader);
 }
 
-static void on_down(void *arg, const char *why) {
+static void on_down(void *arg, unsigned shard, const char *why) {
     struct consent_stream *stream = arg;
-    stream->connected = false;
-    stream->step = STEP_IDLE;
-    for (uint32_t i = 0; i < stream->partitions; i++)
-        stream->followed[i].reading = false;
-    if (!stream->freed && stream->hooks.lost != NULL)
+    if (shard != REDIS_NO_SHARD) {
+        stream->readers[shard].connected = false;
+        stream->readers[shard].step = STEP_IDLE;
+        for (uint32_t i = 0; i < stream->partitions; i++) {
+            if (redis_shards_of(stream->shards, i) == shard)
+                stream->followed[i].reading = false;
+        }
+    }
+    if (stream->hooks.lost != NULL)
         stream->hooks.lost(stream->hooks.arg, why);
 }
 
+// Some partition has something to do: whoever is idle looks whether it is his.
 static void stream_wake(struct consent_stream *stream) {
-    if (stream->connected && stream->step == STEP_IDLE)
-        CHECK(uv_timer_start(&stream->idle, on_idle, 0, 0) == 0);
+    CHECK(uv_timer_start(&stream->idle, on_idle, 0, 0) == 0);
 }
 
 void consent_stream_follow(struct consent_stream *stream, uint32_t partition, uint64_t from) {
@@ -326,7 +387,8 @@ void consent_stream_resume(struct consent_stream *stream, uint32_t partition) {
 // ---- set-up ---------------------------------------------------------------------------------------------------------
 static void stream_release(struct consent_stream *stream) {
     free(stream->followed);
-    free(stream->asked);
+    for (unsigned i = 0; i < REDIS_SHARDS_MAX; i++)
+        free(stream->readers[i].asked);
     free(stream);
 }
 
@@ -348,11 +410,10 @@ int consent_stream_create(struct consent_stream **out, struct uv_loop_s *loop, c
     if (stream->block_ms > BLOCK_MS_MAX)
         stream->block_ms = BLOCK_MS_MAX;
     stream->followed = calloc(stream->partitions, sizeof *stream->followed);
-    stream->asked = calloc(stream->partitions, sizeof *stream->asked);
-    const struct redis_link_hooks link_hooks = {.up = on_up, .down = on_down, .arg = stream};
-    int rc = stream->followed == NULL || stream->asked == NULL
+    const struct redis_shards_hooks shards_hooks = {.up = on_up, .down = on_down, .arg = stream};
+    int rc = stream->followed == NULL
                  ? err_set(err, ERR_NOMEM, "out of memory to follow the changes of consent")
-                 : redis_link_create(&stream->link, loop, config, &link_hooks, err);
+                 : redis_shards_create(&stream->shards, loop, config, false, &shards_hooks, err);
     if (rc != 0) {
         stream_release(stream);
         return rc;
@@ -367,6 +428,6 @@ void consent_stream_free(struct consent_stream *stream) {
     if (stream == NULL)
         return;
     stream->freed = true;
-    redis_link_free(stream->link);
+    redis_shards_free(stream->shards);
     uv_close((uv_handle_t *)&stream->idle, on_closed);
 }

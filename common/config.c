@@ -389,6 +389,46 @@ static void finish_log_dir(struct parser *parser) {
     parser->nomem |= config->consent_log_dir == NULL;
 }
 
+#define REDIS_ADDRESSES_MAX 64
+
+// The number of addresses in the list, all of them good and different; 0 otherwise, and it is told.
+static size_t check_addresses(struct parser *parser, int row, const char *list, bool sockets) {
+    char items[REDIS_ADDRESSES_MAX][300], host[256];
+    uint16_t port;
+    size_t n = 0;
+    const char *rest = list;
+    bool good = true;
+    for (; good && n < REDIS_ADDRESSES_MAX && list_next(&rest, items[n], sizeof items[n]); n++) {
+        good = (sockets && items[n][0] == '/') || (address_parse(items[n], host, &port) == 0 && port != 0);
+        for (size_t i = 0; i < n; i++)
+            good = good && strcmp(items[i], items[n]) != 0;
+    }
+    if (good && *rest == '\0')
+        return n;
+    problem(parser, parser->lines[row], "%s must be HOST:PORT%s, or up to %d different ones with commas between",
+            config_options[row].key, sockets ? " or the path of a socket" : "", REDIS_ADDRESSES_MAX);
+    return 0;
+}
+
+static void finish_redis(struct parser *parser) {
+    const struct config *config = parser->config;
+    bool sentinels = config->redis_sentinels[0] != '\0';
+    size_t n = check_addresses(parser, CONFIG_AT_redis_address, config->redis_address, true);
+    (void)check_addresses(parser, CONFIG_AT_redis_sentinels, config->redis_sentinels, false);
+    if (sentinels != (config->redis_master[0] != '\0'))
+        problem(parser, parser->lines[CONFIG_AT_redis_sentinels], "sentinels and master go together");
+    if (sentinels && parser->lines[CONFIG_AT_redis_address] != 0)
+        problem(parser, parser->lines[CONFIG_AT_redis_address], "address must not be set: the sentinels name the primary");
+    if (sentinels && config->redis_cluster)
+        problem(parser, parser->lines[CONFIG_AT_redis_cluster], "a Redis Cluster has no sentinels");
+    if (!config->redis_cluster && n > config->kafka_partitions)
+        problem(parser, parser->lines[CONFIG_AT_redis_address], "address names more servers than there are partitions");
+    if (config->redis_tls)
+        problem(parser, parser->lines[CONFIG_AT_redis_tls],
+                "tls must be no: this program's hiredis (0.14, as in Debian 12) has no TLS; put stunnel or a socket "
+                "between, or use a network that encrypts");
+}
+
 // What one key alone cannot show: defaults that are derived, and keys that must agree.
 static void config_finish(struct parser *parser) {
     struct config *config = parser->config;
@@ -415,8 +455,7 @@ static void config_finish(struct parser *parser) {
         problem(parser, parser->lines[CONFIG_AT_ingest_trusted_cidrs],
                 "trusted_cidrs must be at most %d ranges like 10.0.0.0/8 or 2001:db8::/32, comma separated",
                 CONFIG_CIDRS_MAX);
-    if (strchr(config->redis_address, '/') == NULL && address_parse(config->redis_address, host, &port) != 0)
-        problem(parser, parser->lines[CONFIG_AT_redis_address], "address must be HOST:PORT or the path of a socket");
+    finish_redis(parser);
 }
 
 int config_parse(struct config *config, const char *name, const char *text, size_t len, bool rehearsal,

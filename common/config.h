@@ -58,5 +58,8 @@ int config_provider_number(const struct config *config, const char *name);
 int fraction_parse(const char *text, struct fraction *fraction) MUST_CHECK;
 // "host:port", "[v6]:port" into its parts; `host` holds 256 bytes. 0 or ERR_INVALID.
 int address_parse(const char *text, char host[256], uint16_t *port) MUST_CHECK;
+// The next item of a comma separated list, without blanks around it; an item of `size` bytes or more is cut. `*rest`
+// begins as the list; false at its end. An empty list has no item.
+bool list_next(const char **rest, char *item, size_t size);
 
 #endif

@@ -70,6 +70,19 @@ int address_parse(const char *text, char host[256], uint16_t *port) {
     return 0;
 }
 
+bool list_next(const char **rest, char *item, size_t size) {
+    CHECK(size > 0);
+    if (*rest == NULL || **rest == '\0')
+        return false;
+    const char *first = *rest + strspn(*rest, " \t");
+    size_t len = strcspn(first, ",");
+    *rest = first[len] == ',' ? first + len + 1 : first + len;
+    while (len > 0 && (first[len - 1] == ' ' || first[len - 1] == '\t'))
+        len--;
+    snprintf(item, size, "%.*s", (int)(len < size ? len : size - 1), first);
+    return true;
+}
+
 const char *config_help(const struct config_option *option) {
     const char *colon = option->type == CONFIG_CHOICE ? strchr(option->help, ':') : NULL;
     return colon == NULL ? option->help : colon + 1 + strspn(colon + 1, " ");

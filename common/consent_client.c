@@ -22,12 +22,20 @@ struct job_list {
     size_t n;
 };
 
+// One of the servers that the partitions lie on.
+struct server {
+    struct consent_client *client;
+    struct redis_link *link;
+    bool ready; // connected, and the Function library is there
+};
+
 struct consent_client {
     uv_loop_t *loop;
-    struct redis_link *link;
+    struct redis_shards *shards;
+    struct server servers[REDIS_SHARDS_MAX];
     uint64_t timeout_ms;
     bool rehearsal;
-    bool ready; // connected, and the Function library is there
+    bool ready; // every partition's server is
     bool closing;
     bool quiet;
     struct job_list waiting;  // for a connection, or for others to end
@@ -111,9 +119,27 @@ static void job_begin(struct consent_client *client, struct consent_job *job) {
         consent_change_begin(job);
 }
 
+static struct server *server_of(struct consent_client *client, uint32_t partition) {
+    unsigned shard = redis_shards_of(client->shards, partition);
+    return shard == REDIS_NO_SHARD || !client->servers[shard].ready ? NULL : &client->servers[shard];
+}
+
+// Jobs whose server is away stay, in their order.
 static void jobs_begin(struct consent_client *client) {
-    while (client->ready && client->n_active < JOBS_ACTIVE_MAX && client->waiting.n > 0)
-        job_begin(client, list_pop(&client->waiting));
+    struct job_list kept = {0};
+    struct consent_job *job;
+    while (client->n_active < JOBS_ACTIVE_MAX && (job = list_pop(&client->waiting)) != NULL) {
+        struct server *server = server_of(client, job->partition);
+        if (server == NULL) {
+            list_push(&kept, job);
+            continue;
+        }
+        job->link = server->link;
+        job_begin(client, job);
+    }
+    while ((job = list_pop(&client->waiting)) != NULL)
+        list_push(&kept, job);
+    client->waiting = kept;
 }
 
 void job_finish(struct consent_job *job) {
@@ -139,7 +165,7 @@ void job_send(struct consent_job *job, const struct redis_arg *args, size_t n_ar
     if (job->status != 0)
         return;
     job->outstanding++;
-    if (redis_link_send(job->client->link, args, n_args, fn, job) != 0) {
+    if (redis_link_send(job->link, args, n_args, fn, job) != 0) {
         job->outstanding--;
         job_fail(job, ERR_UNREACHABLE, "a command for Redis does not fit the queue");
     }
@@ -186,7 +212,7 @@ void job_fail_drop(struct consent_job *job, const char *format, ...) {
     va_end(args);
     bool last = job->outstanding == 0;
     job->status = ERR_UNREACHABLE;
-    redis_link_drop(job->client->link, why);
+    redis_link_drop(job->link, why);
     if (last)
         job_finish(job);
 }
@@ -202,7 +228,7 @@ static void on_expire(uv_timer_t *timer) {
     size_t n = client->waiting.n;
     for (size_t i = 0; i < n; i++) {
         struct consent_job *job = list_pop(&client->waiting);
-        if (++job->ticks <= TICKS_TO_EXPIRE) {
+        if (server_of(client, job->partition) != NULL || ++job->ticks <= TICKS_TO_EXPIRE) {
             list_push(&client->waiting, job);
             continue;
         }
@@ -219,67 +245,81 @@ static void expire_start(struct consent_client *client) {
     CHECK(rc == 0);
 }
 
-// ---- the connection and the Function library ------------------------------------------------------------------------
-static void client_ready(struct consent_client *client) {
+// ---- the connections and the Function library -----------------------------------------------------------------------
+static void client_look(struct consent_client *client) {
     client->ready = true;
-    redis_link_settled(client->link);
-    if (client->logged_ms != 0 && !client->quiet)
-        log_info("consent: Redis answers again");
-    client->logged_ms = 0;
-    client->problem[0] = client->logged[0] = '\0';
+    for (uint32_t partition = 0; partition < client->partitions && client->ready; partition++)
+        client->ready = server_of(client, partition) != NULL;
+}
+
+static void server_ready(struct server *server) {
+    struct consent_client *client = server->client;
+    server->ready = true;
+    redis_link_settled(server->link);
+    client_look(client);
+    if (client->ready) {
+        if (client->logged_ms != 0 && !client->quiet)
+            log_info("consent: Redis answers again");
+        client->logged_ms = 0;
+        client->problem[0] = client->logged[0] = '\0';
+    }
     jobs_begin(client);
 }
 
-static void drop_for(struct consent_client *client, const char *what, const redisReply *reply) {
+static void drop_for(struct server *server, const char *what, const redisReply *reply) {
     char why[PROBLEM_SIZE];
     snprintf(why, sizeof why, "%s: %.200s", what,
              reply->type == REDIS_REPLY_ERROR ? reply->str : "it answers with something else");
-    redis_link_drop(client->link, why);
+    redis_link_drop(server->link, why);
 }
 
 static void on_loaded(void *arg, const redisReply *reply) {
-    struct consent_client *client = arg;
+    struct server *server = arg;
     if (reply == NULL)
         return;
     if (reply->type == REDIS_REPLY_STRING || reply->type == REDIS_REPLY_STATUS)
-        client_ready(client);
+        server_ready(server);
     else
-        drop_for(client, "Redis does not load the Function library openveil", reply);
+        drop_for(server, "Redis does not load the Function library openveil", reply);
 }
 
-static void library_load(struct consent_client *client) {
+static void library_load(struct server *server) {
     const struct redis_arg args[] = {redis_text("FUNCTION"), redis_text("LOAD"), redis_text("REPLACE"),
                                      {.data = consent_lua, .len = consent_lua_len}};
-    if (redis_link_send(client->link, args, ARRAY_LEN(args), on_loaded, client) != 0)
-        redis_link_drop(client->link, "out of memory for Redis");
+    if (redis_link_send(server->link, args, ARRAY_LEN(args), on_loaded, server) != 0)
+        redis_link_drop(server->link, "out of memory for Redis");
 }
 
 static void on_version(void *arg, const redisReply *reply) {
-    struct consent_client *client = arg;
+    struct server *server = arg;
     if (reply == NULL)
         return;
     bool missing = reply->type == REDIS_REPLY_ERROR && strstr(reply->str, "Function not found") != NULL;
     bool known = reply->type == REDIS_REPLY_INTEGER;
     if (missing || (known && reply->integer < CONSENT_LIBRARY_VERSION))
-        library_load(client);
+        library_load(server);
     else if (known && reply->integer == CONSENT_LIBRARY_VERSION)
-        client_ready(client);
+        server_ready(server);
     else if (known)
-        redis_link_drop(client->link, "the Function library openveil in Redis is newer than this program: update it");
+        redis_link_drop(server->link, "the Function library openveil in Redis is newer than this program: update it");
     else
-        drop_for(client, "Redis cannot be used now", reply);
+        drop_for(server, "Redis cannot be used now", reply);
 }
 
-static void on_up(void *arg) {
+static void on_up(void *arg, unsigned shard) {
     struct consent_client *client = arg;
+    struct server *server = &client->servers[shard];
     const struct redis_arg args[] = {redis_text("FCALL"), redis_text("openveil_version"), redis_text("0")};
-    if (redis_link_send(client->link, args, ARRAY_LEN(args), on_version, client) != 0)
-        redis_link_drop(client->link, "out of memory for Redis");
+    *server = (struct server){.client = client, .link = redis_shards_link(client->shards, shard)};
+    if (redis_link_send(server->link, args, ARRAY_LEN(args), on_version, server) != 0)
+        redis_link_drop(server->link, "out of memory for Redis");
 }
 
-static void on_down(void *arg, const char *why) {
+static void on_down(void *arg, unsigned shard, const char *why) {
     struct consent_client *client = arg;
-    client->ready = false;
+    if (shard != REDIS_NO_SHARD)
+        client->servers[shard].ready = false;
+    client_look(client);
     client_problem(client, why);
     expire_start(client);
 }
@@ -296,9 +336,9 @@ int consent_client_create(struct consent_client **out, struct uv_loop_s *loop, c
     client->partitions = (uint32_t)config->kafka_partitions;
     CHECK(client->partitions > 0);
     client->seen = calloc(client->partitions, sizeof *client->seen);
-    const struct redis_link_hooks hooks = {.up = on_up, .down = on_down, .arg = client};
+    const struct redis_shards_hooks hooks = {.up = on_up, .down = on_down, .arg = client};
     int rc = client->seen == NULL ? err_set(err, ERR_NOMEM, "out of memory for the consent client")
-                                  : redis_link_create(&client->link, loop, config, &hooks, err);
+                                  : redis_shards_create(&client->shards, loop, config, true, &hooks, err);
     if (rc != 0) {
         free(client->seen);
         free(client);
@@ -330,7 +370,7 @@ void consent_client_free(struct consent_client *client) {
     CHECK(!client->closing);
     client->closing = true;
     client->ready = false;
-    redis_link_free(client->link);
+    redis_shards_free(client->shards);
     CHECK(client->n_active == 0);
     while ((job = list_pop(&client->waiting)) != NULL) {
         job->status = ERR_UNREACHABLE;
@@ -421,6 +461,14 @@ int consent_client_call(struct consent_client *client, uint32_t partition, struc
 
 bool consent_client_connected(const struct consent_client *client) {
     return client->ready;
+}
+
+bool consent_client_partly_connected(const struct consent_client *client) {
+    for (unsigned i = 0; i < REDIS_SHARDS_MAX; i++) {
+        if (client->servers[i].ready)
+            return true;
+    }
+    return false;
 }
 
 const char *consent_client_problem(const struct consent_client *client) {

@@ -5,7 +5,7 @@
 
 #include "common/consent_notice.h"
 #include "common/consent_store.h"
-#include "common/redis_link.h"
+#include "common/redis_shards.h"
 
 #include <hiredis/hiredis.h>
 
@@ -37,6 +37,7 @@ struct consent_cursor {
 struct consent_job {
     struct consent_job *next;
     struct consent_client *client;
+    struct redis_link *link; // its partition's server, once it began
     enum job_kind kind;
     enum job_step step;
     uint32_t partition;

@@ -81,7 +81,7 @@ int consent_store_open(struct consent_store **out, const struct config *config, 
     int64_t until_ms = clock_monotonic_ms() + (int64_t)config->redis_timeout_ms;
     while (!consent_client_connected(store->client) && clock_monotonic_ms() < until_ms)
         uv_run(&store->loop, UV_RUN_ONCE);
-    if (!consent_client_connected(store->client)) {
+    if (!consent_client_partly_connected(store->client)) {
         rc = store_failure(store, ERR_UNREACHABLE, err);
         consent_store_close(store);
         return rc;

@@ -135,7 +135,9 @@ int consent_client_call(struct consent_client *client, uint32_t partition, struc
 #define CONSENT_WHO_MAX 79
 int consent_client_applied(struct consent_client *client, uint32_t partition, const char *who, uint64_t epoch,
                            consent_done_fn done, void *arg) MUST_CHECK;
+// To the servers of all partitions, or of some.
 bool consent_client_connected(const struct consent_client *client);
+bool consent_client_partly_connected(const struct consent_client *client);
 // What last went wrong, a sentence for people; empty where nothing did. Valid until the loop's next turn.
 const char *consent_client_problem(const struct consent_client *client);
 // Problems are no longer logged (by default they are, at most one a second, the same one once a minute).

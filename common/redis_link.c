@@ -1,5 +1,6 @@
 #include "common/redis_link.h"
 
+#include "common/config.h"
 #include "common/files.h"
 #include "common/hmac.h"
 #include "common/redis_wire.h"
@@ -13,11 +14,7 @@
 #define INPUT_SIZE 65536
 #define TICKS_TO_TIMEOUT 4u
 #define WHY_SIZE 400
-
-struct pending {
-    redis_reply_fn fn;
-    void *arg;
-};
+#define REDIS_ADDRESSES_SIZE 1024
 
 // One attempt at a connection; outlives its link's interest in it until libuv has closed the handle.
 struct conn {
@@ -34,10 +31,7 @@ struct conn {
     struct redis_output leaving;
     bool writing;
     redisReader *reader;
-    struct pending *ring;
-    size_t ring_room; // a power of two
-    size_t ring_head;
-    size_t n_pending;
+    struct redis_pending pending;
     size_t n_unsent; // of these, commands that have not left yet
     char input[INPUT_SIZE];
 };
@@ -59,7 +53,9 @@ struct redis_link {
     uv_prepare_t flush;
     unsigned open_handles;
     bool freed;
-    char *address; // as configured, for messages
+    char addresses[REDIS_ADDRESSES_SIZE];
+    const char *rest; // of `addresses`, not yet tried
+    char address[REDIS_ADDRESS_SIZE]; // the one that is tried or connected
     char host[256];
     uint16_t port; // 0: `address` is the path of a socket
     char *username;
@@ -76,47 +72,20 @@ static void on_timer(uv_timer_t *timer);
 // ---- one connection -------------------------------------------------------------------------------------------------
 static void conn_closed(uv_handle_t *handle) {
     struct conn *conn = handle->data;
-    CHECK(conn->link == NULL && conn->n_pending == 0);
+    CHECK(conn->link == NULL && conn->pending.n == 0);
     if (conn->reader != NULL)
         redisReaderFree(conn->reader);
     free(conn->filling.bytes);
     free(conn->leaving.bytes);
-    free(conn->ring);
+    free(conn->pending.ring);
     free(conn);
-}
-
-static struct pending pending_pop(struct conn *conn) {
-    CHECK(conn->n_pending > 0);
-    struct pending pending = conn->ring[conn->ring_head];
-    conn->ring_head = (conn->ring_head + 1) & (conn->ring_room - 1);
-    conn->n_pending--;
-    return pending;
-}
-
-static int pending_push(struct conn *conn, redis_reply_fn fn, void *arg) {
-    if (conn->n_pending == conn->ring_room) {
-        size_t room = conn->ring_room == 0 ? 64 : conn->ring_room * 2;
-        if (room > REDIS_PENDING_MAX)
-            return ERR_LIMIT;
-        struct pending *ring = calloc(room, sizeof *ring);
-        if (ring == NULL)
-            return ERR_NOMEM;
-        for (size_t i = 0; i < conn->n_pending; i++)
-            ring[i] = conn->ring[(conn->ring_head + i) & (conn->ring_room - 1)];
-        free(conn->ring);
-        conn->ring = ring;
-        conn->ring_room = room;
-        conn->ring_head = 0;
-    }
-    conn->ring[(conn->ring_head + conn->n_pending++) & (conn->ring_room - 1)] = (struct pending){fn, arg};
-    return 0;
 }
 
 static void conn_abandon(struct conn *conn) {
     conn->link = NULL;
     uv_close(&conn->uv.handle, conn_closed);
-    while (conn->n_pending > 0) {
-        struct pending pending = pending_pop(conn);
+    while (conn->pending.n > 0) {
+        struct redis_answer pending = redis_pending_pop(&conn->pending);
         pending.fn(pending.arg, NULL);
     }
 }
@@ -140,13 +109,13 @@ static void conn_replies(struct conn *conn) {
         if (object == NULL)
             break;
         const redisReply *reply = object;
-        if (conn->n_pending == conn->n_unsent) {
+        if (conn->pending.n == conn->n_unsent) {
             link_down(link, "Redis at %s sent an answer nobody asked for%s%.200s", link->address,
                       reply->type == REDIS_REPLY_ERROR ? ": " : "", reply->type == REDIS_REPLY_ERROR ? reply->str : "");
             freeReplyObject(object);
             return;
         }
-        struct pending pending = pending_pop(conn);
+        struct redis_answer pending = redis_pending_pop(&conn->pending);
         link->idle_ticks = 0;
         pending.fn(pending.arg, reply);
         freeReplyObject(object);
@@ -211,7 +180,7 @@ static int link_send(struct redis_link *link, const struct redis_arg *args, size
     struct conn *conn = link->conn;
     size_t used = conn->filling.used;
     int rc = redis_output_command(&conn->filling, args, n_args);
-    if (rc == 0 && (rc = pending_push(conn, fn, arg)) != 0)
+    if (rc == 0 && (rc = redis_pending_push(&conn->pending, fn, arg)) != 0)
         conn->filling.used = used;
     if (rc == 0)
         conn->n_unsent++;
@@ -350,8 +319,24 @@ static void link_resolve(struct redis_link *link) {
     link->state = LINK_RESOLVING;
 }
 
+// The next of the link's addresses, after the last one the first again; false where it has none yet.
+static bool link_next_address(struct redis_link *link) {
+    if (!list_next(&link->rest, link->address, sizeof link->address)) {
+        link->rest = link->addresses;
+        if (!list_next(&link->rest, link->address, sizeof link->address))
+            return false;
+    }
+    link->host[0] = '\0';
+    link->port = 0;
+    int rc = link->address[0] == '/' ? 0 : address_parse(link->address, link->host, &link->port);
+    CHECK(rc == 0); // checked when it was taken
+    return true;
+}
+
 static void link_begin(struct redis_link *link) {
     struct sockaddr_storage address = {0};
+    if (!link_next_address(link))
+        return;
     tick_start(link);
     if (link->port == 0)
         link_connect(link, NULL);
@@ -369,7 +354,7 @@ static void on_timer(uv_timer_t *timer) {
         link_begin(link);
         return;
     }
-    if (link->state == LINK_UP && link->conn->n_pending == 0) {
+    if (link->state == LINK_UP && link->conn->pending.n == 0) {
         int rc = uv_timer_stop(timer);
         CHECK(rc == 0);
         return;
@@ -419,17 +404,31 @@ static int password_read(struct redis_link *link, const char *path, struct err *
     return 0;
 }
 
-static int link_configure(struct redis_link *link, const struct config *config, struct err *err) {
-    link->timeout_ms = config->redis_timeout_ms;
+static int addresses_set(struct redis_link *link, const char *addresses) {
+    char address[REDIS_ADDRESS_SIZE], host[256];
+    uint16_t port;
+    const char *rest = addresses;
+    if (strlen(addresses) >= sizeof link->addresses)
+        return ERR_INVALID;
+    while (list_next(&rest, address, sizeof address)) {
+        if (address[0] != '/' && (address_parse(address, host, &port) != 0 || port == 0))
+            return ERR_INVALID;
+    }
+    strcpy(link->addresses, addresses);
+    link->rest = link->addresses;
+    return 0;
+}
+
+static int link_configure(struct redis_link *link, const struct redis_target *target, struct err *err) {
+    link->timeout_ms = target->timeout_ms;
     link->backoff_ms = BACKOFF_MS_MIN;
-    link->address = strdup(config->redis_address);
-    link->username = strdup(config->redis_username);
-    if (link->address == NULL || link->username == NULL)
+    link->username = strdup(target->username);
+    if (link->username == NULL)
         return err_set(err, ERR_NOMEM, "out of memory for Redis");
-    if (link->address[0] != '/' && (address_parse(link->address, link->host, &link->port) != 0 || link->port == 0))
-        return err_set(err, ERR_INVALID, "[redis] address must be host:port or the path of a socket");
-    if (config->redis_password_file[0] != '\0')
-        return password_read(link, config->redis_password_file, err);
+    if (addresses_set(link, target->addresses) != 0)
+        return err_set(err, ERR_INVALID, "[redis] addresses must be host:port or the path of a socket");
+    if (target->password_file[0] != '\0')
+        return password_read(link, target->password_file, err);
     if (link->username[0] != '\0')
         return err_set(err, ERR_INVALID, "[redis] username needs password_file");
     return 0;
@@ -440,7 +439,6 @@ static void link_release(struct redis_link *link) {
         bytes_wipe(link->password, strlen(link->password));
     free(link->password);
     free(link->username);
-    free(link->address);
     free(link);
 }
 
@@ -451,7 +449,7 @@ static void on_handle_closed(uv_handle_t *handle) {
         link_release(link);
 }
 
-int redis_link_create(struct redis_link **out, struct uv_loop_s *loop, const struct config *config,
+int redis_link_create(struct redis_link **out, struct uv_loop_s *loop, const struct redis_target *target,
                       const struct redis_link_hooks *hooks, struct err *err) {
     CHECK(hooks->up != NULL && hooks->down != NULL);
     struct redis_link *link = calloc(1, sizeof *link);
@@ -461,7 +459,7 @@ int redis_link_create(struct redis_link **out, struct uv_loop_s *loop, const str
     link->hooks = *hooks;
     link->timer.data = link;
     link->flush.data = link;
-    int rc = link_configure(link, config, err);
+    int rc = link_configure(link, target, err);
     if (rc != 0) {
         link_release(link);
         return rc;
@@ -503,6 +501,22 @@ int redis_link_send(struct redis_link *link, const struct redis_arg *args, size_
 void redis_link_drop(struct redis_link *link, const char *why) {
     if (link->conn != NULL)
         link_down(link, "%s", why);
+}
+
+int redis_link_aim(struct redis_link *link, const char *address) {
+    int rc = addresses_set(link, address);
+    if (rc != 0)
+        return rc;
+    link->backoff_ms = BACKOFF_MS_MIN;
+    if (link->conn != NULL || link->resolve != NULL)
+        link_down(link, "Redis is now at %s", link->addresses);
+    rc = uv_timer_start(&link->timer, on_timer, 0, 0);
+    CHECK(rc == 0);
+    return 0;
+}
+
+const char *redis_link_host(const struct redis_link *link) {
+    return link->host;
 }
 
 void redis_link_settled(struct redis_link *link) {

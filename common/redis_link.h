@@ -6,8 +6,10 @@
 #ifndef OPENVEIL_REDIS_LINK_H
 #define OPENVEIL_REDIS_LINK_H
 
-#include "common/config.h"
+#include "common/err.h"
 
+#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 struct uv_loop_s;
@@ -16,6 +18,16 @@ struct redis_link;
 
 #define REDIS_PENDING_MAX 65536u
 #define REDIS_OUTPUT_MAX (64u << 20)
+
+#define REDIS_ADDRESS_SIZE 300
+
+// Where a link goes and as whom. Copied.
+struct redis_target {
+    const char *addresses;     // host:port or a socket's path; several, comma separated, are tried in turn; empty: see aim
+    const char *username;      // empty: none
+    const char *password_file; // empty: none
+    uint64_t timeout_ms;
+};
 
 struct redis_arg {
     const void *data;
@@ -34,9 +46,9 @@ struct redis_link_hooks {
     void *arg;
 };
 
-// Reads [redis] of `config` (also the password file) and begins to connect in the loop's next turn. A Redis that is
-// away is no error here; ERR_INVALID for a bad address, or what reading the password file gave.
-int redis_link_create(struct redis_link **link, struct uv_loop_s *loop, const struct config *config,
+// Reads the password file and begins to connect in the loop's next turn. A Redis that is away is no error here;
+// ERR_INVALID for a bad address, or what reading the password file gave.
+int redis_link_create(struct redis_link **link, struct uv_loop_s *loop, const struct redis_target *target,
                       const struct redis_link_hooks *hooks, struct err *err) MUST_CHECK;
 // No hook is called any more; outstanding reply functions get NULL before it returns.
 void redis_link_free(struct redis_link *link);
@@ -46,6 +58,10 @@ int redis_link_send(struct redis_link *link, const struct redis_arg *args, size_
     MUST_CHECK;
 // Ends the connection, for an answer that cannot be right, and begins again after a pause.
 void redis_link_drop(struct redis_link *link, const char *why);
+// From now on the server is at `address` (host:port); what is connected elsewhere ends. ERR_INVALID: not an address.
+int redis_link_aim(struct redis_link *link, const char *address) MUST_CHECK;
+// The host of the server that was tried last; empty for a socket's path.
+const char *redis_link_host(const struct redis_link *link);
 // The connection proved useful: the next pause is short again.
 void redis_link_settled(struct redis_link *link);
 

@@ -1,5 +1,6 @@
 #include "common/redis_wire.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define REPLY_TEXT_MAX 65536u
@@ -77,5 +78,30 @@ int redis_output_command(struct redis_output *out, const struct redis_arg *args,
         out->used += 2;
     }
     CHECK(out->used <= out->room);
+    return 0;
+}
+
+struct redis_answer redis_pending_pop(struct redis_pending *pending) {
+    CHECK(pending->n > 0);
+    struct redis_answer first = pending->ring[pending->head];
+    pending->head = (pending->head + 1) & (pending->room - 1);
+    pending->n--;
+    return first;
+}
+
+int redis_pending_push(struct redis_pending *pending, redis_reply_fn fn, void *arg) {
+    if (pending->n == pending->room) {
+        size_t room = pending->room == 0 ? 64 : pending->room * 2;
+        if (room > REDIS_PENDING_MAX)
+            return ERR_LIMIT;
+        struct redis_answer *ring = calloc(room, sizeof *ring);
+        if (ring == NULL)
+            return ERR_NOMEM;
+        for (size_t i = 0; i < pending->n; i++)
+            ring[i] = pending->ring[(pending->head + i) & (pending->room - 1)];
+        free(pending->ring);
+        *pending = (struct redis_pending){.ring = ring, .room = room, .n = pending->n};
+    }
+    pending->ring[(pending->head + pending->n++) & (pending->room - 1)] = (struct redis_answer){fn, arg};
     return 0;
 }

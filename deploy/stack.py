@@ -121,7 +121,7 @@ class Stack:
     def __init__(self, directory, binaries, *, kafka=False, rehearsal=None, pixel_port=None, partitions=8, release=None,
                  extra=None):
         """`rehearsal`: None or (start_day text, day_seconds, seconds from now until start_day begins).
-        `extra`: {section: {key: value}} to add to the configuration."""
+        `extra`: {section: {key: value}} to add to the configuration; the value None leaves the key away."""
         self.dir = os.path.abspath(directory)
         self.binaries = os.path.abspath(binaries)
         self.kafka = kafka
@@ -173,7 +173,7 @@ class Stack:
         with open(path, "w", encoding="utf-8") as out:
             for section, values in sections.items():
                 out.write(f"[{section}]\n")
-                out.writelines(f"{key} = {value}\n" for key, value in values.items())
+                out.writelines(f"{key} = {value}\n" for key, value in values.items() if value is not None)
                 out.write("\n")
 
     def add_edge(self, name):

@@ -23,14 +23,19 @@ class RedisError(Exception):
 
 
 class RedisServer:
-    def __init__(self, args=()):
-        """`args`: more words for redis-server's command line."""
+    def __init__(self, args=(), config=None):
+        """`args`: more words for redis-server's command line; `config`: the text of a configuration file."""
         self.dir = tempfile.mkdtemp(prefix="openveil-redis-")
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.args = list(args)
         self.process = None
         self.connection = None
+        self.config = []
+        if config is not None:
+            self.config = [os.path.join(self.dir, "redis.conf")]
+            with open(self.config[0], "w", encoding="ascii") as out:
+                out.write(config)
 
     def __enter__(self):
         self.start()
@@ -43,8 +48,9 @@ class RedisServer:
         """Starts it (again with the data that `call("SAVE")` left) and waits until it answers."""
         assert self.process is None
         self.process = subprocess.Popen(
-            ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", self.dir,
-             "--logfile", "redis.log"] + self.args, stdin=subprocess.DEVNULL)
+            ["redis-server"] + self.config + ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.dir,
+                                              "--logfile", "redis.log"] +
+            ([] if "--sentinel" in self.args else ["--save", ""]) + self.args, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
