@@ -107,13 +107,18 @@ static bool partition_step(struct partition *partition) {
         partition->check_days = false;
         days_settle(partition);
     }
+    if (!partition->left_last && leave_begin(partition)) {
+        partition->left_last = true;
+        return true;
+    }
+    partition->left_last = false;
     if (windows_begin(partition))
         return true;
     bool sweeps = partition->sweep_turn || partition->queue_count == 0;
     partition->sweep_turn = false;
     if (sweeps && sweep_begin(partition))
         return true;
-    return partition->queue_count > 0 && message_take(partition);
+    return (partition->queue_count > 0 && message_take(partition)) || leave_begin(partition);
 }
 
 static void turn(uv_idle_t *idle) {
@@ -138,6 +143,7 @@ static void tick(uv_timer_t *timer) {
     for (uint32_t p = 0; p < engine->n_partitions; p++) {
         engine->partitions[p].check_days = true;
         engine->partitions[p].sweep_turn = true;
+        leave_tell(&engine->partitions[p]);
     }
     months_start(engine);
     engine_schedule(engine);
@@ -158,6 +164,7 @@ void partition_drop(struct partition *partition) {
     if (partition->task != NULL)
         task_abandon(partition->task);
     month_abandon(partition->engine, partition);
+    leave_drop(partition);
     queue_clear(partition);
     state_free(partition->state);
     announced_clear(&partition->announced);
@@ -338,6 +345,8 @@ int engine_start(struct engine *engine, struct err *err) {
                                        .arg = engine};
     handles_open(engine);
     int rc = dir_watch_start(&engine->watch, engine->loop, engine->config->tenants_dir, tenants_changed, engine, err);
+    if (rc == 0)
+        rc = leave_start(engine, err);
     if (rc != 0)
         return rc;
     CHECK(uv_timer_start(&engine->tick, tick, TICK_MS, TICK_MS) == 0);
@@ -352,6 +361,8 @@ int engine_stop(struct engine *engine, struct err *err) {
     for (uint32_t p = 0; p < engine->n_partitions; p++)
         partition_drop(&engine->partitions[p]);
     publisher_stop(engine->publisher);
+    consent_stream_free(engine->changes);
+    engine->changes = NULL;
     dir_watch_stop(engine->watch);
     engine->watch = NULL;
     uv_close((uv_handle_t *)&engine->turn, NULL);

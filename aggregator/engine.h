@@ -19,6 +19,8 @@ struct consent_ops {
                   const struct consent_stamp *known, consent_done_fn done, void *done_arg);
     int (*scan)(void *arg, uint32_t partition, uint32_t tenant, const struct consent_stamp *known, consent_each_fn each,
                 consent_done_fn done, void *done_arg);
+    // Up to `epoch` whoever left is erased, durably. NULL: nobody wants to know.
+    int (*applied)(void *arg, uint32_t partition, uint64_t epoch, consent_done_fn done, void *done_arg);
     bool (*connected)(void *arg);
     void *arg;
 };
@@ -38,6 +40,7 @@ struct engine_parts {
     struct journal *journal;
     struct consent_ops consent;
     const struct noise_ops *noise; // NULL: the kernel's
+    bool follows_changes; // of [redis]; else engine_change tells them, or nobody does
     // The engine can't go on; main logs and exits with 1. Called at most once.
     void (*failed)(void *arg, const struct err *err);
     void *arg;
@@ -50,6 +53,8 @@ int engine_start(struct engine *engine, struct err *err) MUST_CHECK;
 // Takes nothing more, commits what was decided (blocking), stops the source. 0, or the commit's error.
 int engine_stop(struct engine *engine, struct err *err) MUST_CHECK;
 void engine_free(struct engine *engine);
+// A change of consent, in the order of the partition's epochs; false: not now.
+bool engine_change(struct engine *engine, uint32_t partition, const struct consent_entry *entry);
 // For /ready and /metrics.
 bool engine_ready(const struct engine *engine, char *why, size_t size);
 void engine_refresh(struct engine *engine);

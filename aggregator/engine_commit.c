@@ -74,9 +74,11 @@ static void batch_committed(struct engine *engine, const struct batch *batch) {
     count_metric(METRIC_COMMITS, 1);
     lines_hand_over(engine, batch);
     lines_announce(engine, batch);
-    for (uint32_t p = 0; p < engine->n_partitions; p++)
+    for (uint32_t p = 0; p < engine->n_partitions; p++) {
         if (batch_position(batch, p) >= 0 && engine->partitions[p].status == PARTITION_RUNNING)
             source->ops->committed(engine->parts.source, p, batch_position(batch, p));
+        leave_committed(&engine->partitions[p]);
+    }
 }
 
 void engine_reload_all(struct engine *engine) {
@@ -152,6 +154,8 @@ static void batch_hand_over(struct engine *engine) {
     commit->under_way = true;
     commit->done = false;
     commit->err = (struct err){0};
+    for (uint32_t p = 0; p < engine->n_partitions; p++)
+        leave_commit_begins(&engine->partitions[p]);
 }
 
 static void commit_now(struct engine *engine) {

@@ -193,6 +193,7 @@ static void partition_run(struct partition *partition, struct load *load) {
         return;
     tenants_ensure(partition);
     lines_send(partition);
+    leave_follow(partition);
     if (engine->failed)
         return;
     log_debug("partition %" PRIu32 " is loaded: %zu edges, %zu days, %zu tenants", partition->number,

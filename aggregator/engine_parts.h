@@ -8,6 +8,7 @@
 
 #include "aggregator/aggregator_metrics.h"
 #include "aggregator/announced.h"
+#include "aggregator/consent_stream.h"
 #include "aggregator/engine.h"
 #include "aggregator/publisher.h"
 #include "aggregator/state.h"
@@ -74,7 +75,9 @@ struct partition {
     uint32_t windows_done_for, months_done_for; // `settled_through` for which nothing is left to release
     size_t window_cursor, month_cursor;
     bool windows_found, months_found; // in the pass under way
-    // Sweep.
+    // Leaving, and the sweep.
+    struct leavers *leavers; // engine_leave.c
+    bool left_last;          // its last turn was for leavers
     uint32_t swept_on;
     bool sweep_turn;
     struct last_open_cursor sweep_cursor;
@@ -112,6 +115,7 @@ struct engine {
     bool filling_has_lines;
     struct commit commit;
     struct publisher *publisher;
+    struct consent_stream *changes; // NULL: not followed
     struct message_codec *codec;
     uint8_t *value; // RECORD_VALUE_MAX bytes
     struct month_task *month;
@@ -175,6 +179,20 @@ void windows_abandon(struct partition *partition);
 void months_start(struct engine *engine);
 void month_abandon(struct engine *engine, const struct partition *partition); // NULL: whichever's it is
 bool sweep_begin(struct partition *partition);
+
+// engine_leave.c
+int leave_start(struct engine *engine, struct err *err) MUST_CHECK;
+void leave_follow(struct partition *partition); // it runs from now on
+void leave_drop(struct partition *partition);
+bool leave_begin(struct partition *partition); // true: a task was started
+void leave_tell(struct partition *partition);
+void leave_commit_begins(struct partition *partition);
+void leave_committed(struct partition *partition);
+void leave_sweep_begun(struct partition *partition);
+void leave_sweep_done(struct partition *partition);
+// The last open and all places in windows; false: the engine has failed.
+bool contact_erase(struct partition *partition, uint32_t tenant, uint64_t pseudonym);
+
 struct line_job {
     uint32_t tenant;
     enum release_kind kind;

@@ -13,6 +13,7 @@
 
 struct sweep {
     struct task task;
+    bool last;
     struct consent_query queries[SLICE];
 };
 
@@ -35,19 +36,16 @@ static bool must_go(const struct engine *engine, const struct consent_query *que
     return true;
 }
 
-static bool contact_erase(struct partition *partition, uint32_t tenant, uint64_t pseudonym) {
-    uint8_t key[RECORD_KEY_MAX];
-    count_metric(METRIC_ERASED, 1);
-    return partition_erase(partition, key_last_open(key, tenant, pseudonym), key);
-}
-
 static void sweep_answered(struct partition *partition, struct task *task) {
     for (size_t i = 0; i < task->n_queries; i++) {
         const struct consent_query *query = &task->queries[i];
         if (must_go(partition->engine, query) && !contact_erase(partition, query->tenant, query->pseudonym))
             return;
     }
+    bool last = ((const struct sweep *)task)->last;
     task_end(task);
+    if (last)
+        leave_sweep_done(partition);
 }
 
 static const struct task_ops sweep_ops = {.answered = sweep_answered, .free = sweep_free};
@@ -87,6 +85,8 @@ bool sweep_begin(struct partition *partition) {
     sweep->task.queries = sweep->queries;
     struct last_open_contact contact;
     bool more = true;
+    if (partition->sweep_cursor.tenant == 0 && partition->sweep_cursor.hash == 0)
+        leave_sweep_begun(partition);
     while (sweep->task.n_queries < SLICE &&
            (more = last_open_next(state_last_open(partition->state), &partition->sweep_cursor, &contact))) {
         if ((uint32_t)contact.value.day + LAST_OPEN_KEEP_DAYS >= today)
@@ -95,6 +95,7 @@ bool sweep_begin(struct partition *partition) {
         else if (!contact_erase(partition, contact.tenant, contact.pseudonym))
             break;
     }
+    sweep->last = !more;
     if (!more) {
         partition->swept_on = today;
         partition->sweep_cursor = (struct last_open_cursor){0};

@@ -111,6 +111,7 @@ static int aggregator_start(struct aggregator *aggregator, struct err *err) {
                                        .source = aggregator->source,
                                        .journal = aggregator->journal,
                                        .consent = consent_ops_of(aggregator->consent),
+                                       .follows_changes = true,
                                        .failed = on_failed,
                                        .arg = aggregator};
     rc = engine_create(&aggregator->engine, &parts, err);

@@ -238,6 +238,7 @@ struct double_consent {
     bool away;
     uint64_t epoch;
     size_t n_asked;
+    uint64_t applied[DOUBLE_PARTITIONS];
 };
 static struct double_consent double_consent;
 
@@ -302,6 +303,13 @@ static int double_consent_scan(void *arg, uint32_t partition, uint32_t tenant, c
     (void)known;
     return double_consent_ask((struct double_answer){.tenant = tenant, .each = each, .done = done, .arg = done_arg});
 }
+static int double_consent_applied(void *arg, uint32_t partition, uint64_t epoch, consent_done_fn done,
+                                  void *done_arg) {
+    (void)arg;
+    CHECK(partition < DOUBLE_PARTITIONS && epoch > double_consent.applied[partition]);
+    double_consent.applied[partition] = epoch;
+    return double_consent_ask((struct double_answer){.done = done, .arg = done_arg});
+}
 static bool double_consent_connected(void *arg) {
     (void)arg;
     return !double_consent.away;
@@ -331,7 +339,8 @@ static inline void doubles_reset(void) {
 static inline struct consent_ops double_consent_ops(uv_loop_t *loop) {
     CHECK(uv_idle_init(loop, &double_consent.idle) == 0);
     return (struct consent_ops){
-        .lookup = double_consent_lookup, .scan = double_consent_scan, .connected = double_consent_connected};
+        .lookup = double_consent_lookup, .scan = double_consent_scan, .applied = double_consent_applied,
+        .connected = double_consent_connected};
 }
 // Pending answers are given before it closes, as the real client does.
 static inline void double_consent_close(void) {

@@ -274,6 +274,8 @@ static void model_erase(const struct sim_decision *decision) {
             sim_fail("a last open of tenant %u is erased that may be kept", decision->key.tenant);
     }
     contact->n = 0;
+    for (size_t day = 0; day < SIM_DAYS; day++)
+        model.tenants[t].cells[day][c] = (struct model_cell){0};
 }
 
 // A tenant's first day here: its own, the first edge's, and not one that is over already.

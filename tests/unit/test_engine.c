@@ -126,6 +126,91 @@ static void the_sweep_erases_who_left(void **state) {
     state_free(after);
 }
 
+static bool change_is_applied(void) {
+    run_for(20);
+    return double_consent.applied[partition] == double_consent.epoch;
+}
+
+static bool in_a_window(const struct state *state, uint64_t contact) {
+    struct window_cell cell;
+    uint32_t sent_day;
+    const struct tenant_state *tenant = state_tenant(state, TENANT);
+    for (size_t i = 0; i < tenant_state_window_count(tenant); i++)
+        if (window_get(tenant_state_window_at(tenant, i, &sent_day), contact, &cell))
+            return true;
+    return false;
+}
+
+static void change_tell(uint64_t contact, const struct consent_record *record) {
+    double_consent_set(TENANT, contact, *record);
+    const struct consent_entry entry = {.epoch = double_consent.epoch,
+                                        .kind = ENTRY_STATE,
+                                        .state = record->state,
+                                        .tenant = TENANT,
+                                        .pseudonym = contact};
+    assert_true(engine_change(engine, partition, &entry));
+}
+
+static void who_leaves_is_erased_at_once(void **state) {
+    (void)state;
+    uint32_t seed = 6;
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    for (unsigned i = 0; i < 8; i++)
+        random_block(i % EDGES, FIRST_DAY, &seed, false);
+    run_until(all_committed, "the commit");
+    const struct consent_record left = {.state = CONSENT_WITHDRAWN, .since = FIRST_DAY};
+    for (uint64_t c = 0; c < CONTACTS; c += 3)
+        change_tell(c, &left);
+    // One left and came back before what it opened, another after that.
+    const struct consent_record before = {.state = CONSENT_GRANTED, .since = FIRST_DAY - 1,
+                                          .allowed_since = FIRST_DAY - 1, .granted_since = FIRST_DAY - 1};
+    const struct consent_record after = {.state = CONSENT_GRANTED, .since = FIRST_DAY + 1,
+                                         .allowed_since = FIRST_DAY + 1, .granted_since = FIRST_DAY + 1};
+    uint64_t stays = 1, goes = 2;
+    while (model.last_open[stays] == 0 || stays % 3 == 0)
+        stays++;
+    while (model.last_open[goes] == 0 || goes % 3 == 0 || goes == stays)
+        goes++;
+    change_tell(stays, &left);
+    change_tell(stays, &before);
+    change_tell(goes, &left);
+    change_tell(goes, &after);
+    run_until(change_is_applied, "the erasure");
+    struct state *now = committed_state();
+    for (uint64_t c = 0; c < CONTACTS; c++) {
+        struct last_open last_open;
+        bool stayed = c % 3 != 0 && c != goes;
+        assert_int_equal(last_open_get(state_last_open(now), TENANT, c, &last_open),
+                         stayed && model.last_open[c] != 0);
+        assert_int_equal(in_a_window(now, c), stayed && (model.has[0][c] || model.has[1][c]));
+    }
+    state_free(now);
+}
+
+static void while_consent_is_away_nobody_is_erased(void **state) {
+    (void)state;
+    uint32_t seed = 8;
+    memset(&model, 0, sizeof model);
+    edge_register_all(FIRST_DAY);
+    random_block(0, FIRST_DAY, &seed, false);
+    run_until(all_committed, "the commit");
+    double_consent.away = true;
+    for (uint64_t c = 0; c < CONTACTS; c++)
+        change_tell(c, &(struct consent_record){.state = CONSENT_OBJECTED, .since = FIRST_DAY});
+    run_for(300);
+    assert_true(double_consent.applied[partition] < double_consent.epoch);
+    struct state *now = committed_state();
+    check_last_opens(now);
+    state_free(now);
+    double_consent.away = false;
+    run_until(change_is_applied, "the erasure");
+    now = committed_state();
+    assert_int_equal(last_open_count(state_last_open(now)), 0);
+    assert_int_equal(tenant_state_window_count(state_tenant(now, TENANT)), 0);
+    state_free(now);
+}
+
 static void tomorrow_is_refused_and_counted(void **state) {
     (void)state;
     memset(&model, 0, sizeof model);
@@ -214,6 +299,8 @@ int main(void) {
         WORLD_TEST(what_comes_again_counts_once),
         WORLD_TEST(a_withdrawal_counts_until_the_last_moment),
         WORLD_TEST(the_sweep_erases_who_left),
+        WORLD_TEST(who_leaves_is_erased_at_once),
+        WORLD_TEST(while_consent_is_away_nobody_is_erased),
         WORLD_TEST(tomorrow_is_refused_and_counted),
         WORLD_TEST(an_import_raises_last_opens),
         WORLD_TEST(a_month_ends_with_an_inactivity_line),
