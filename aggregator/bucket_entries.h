@@ -92,8 +92,9 @@ static inline size_t entries_search(const uint8_t *bytes, size_t n, uint64_t res
     size_t from = entries_guess(n, rest, bits);
     from = from < SEARCH_WINDOW / 2 ? 0 : from - SEARCH_WINDOW / 2;
     from = from > n - SEARCH_WINDOW ? n - SEARCH_WINDOW : from;
-    size_t below = width == ENTRY_BYTES_MIN ? entries_below(upper + from * ENTRY_BYTES_MIN, ENTRY_BYTES_MIN, SEARCH_WINDOW, wanted)
-                                            : entries_below(upper + from * width, width, SEARCH_WINDOW, wanted);
+    upper += from * width;
+    size_t below = width == ENTRY_BYTES_MIN ? entries_below(upper, ENTRY_BYTES_MIN, SEARCH_WINDOW, wanted)
+                                            : entries_below(upper, width, SEARCH_WINDOW, wanted);
     if (below == 0 && from > 0)
         return entries_bisect(bytes, width, 0, from, rest);
     if (below == SEARCH_WINDOW)

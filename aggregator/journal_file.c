@@ -1,12 +1,14 @@
 #include "aggregator/journal_file.h"
 
+#include "aggregator/contact_hash.h"
+#include "aggregator/record.h"
 #include "common/bytes.h"
 #include "common/files.h"
 
 #include <string.h>
 #include <xxhash.h>
 
-enum { JOURNAL_VERSION = 1, FOLLOW_WINDOW = 1 << 16 };
+enum { JOURNAL_VERSION = 2, FOLLOW_WINDOW = 1 << 16 };
 static const char frame_magic[4] = {'O', 'V', 'J', 'F'};
 static const char *const head_magic[] = {"OVJL", "OVJS"};
 static const char *const name_prefix[] = {"log-", "snapshot-"};
@@ -171,7 +173,17 @@ size_t frame_record_write(uint8_t *out, const struct frame_record *record) {
     return len;
 }
 
+static int last_open_compare(const uint8_t *a, const uint8_t *b) {
+    int order = memcmp(a, b, LAST_OPEN_KEY_BYTES - 8);
+    uint64_t left = contact_hash(load_u64(a + LAST_OPEN_KEY_BYTES - 8));
+    uint64_t right = contact_hash(load_u64(b + LAST_OPEN_KEY_BYTES - 8));
+    return order != 0 ? order : left < right ? -1 : left > right;
+}
+
 int frame_key_compare(const struct frame_record *a, const struct frame_record *b) {
+    if (a->key[0] == RECORD_LAST_OPEN && b->key[0] == RECORD_LAST_OPEN && a->key_len == LAST_OPEN_KEY_BYTES &&
+        b->key_len == LAST_OPEN_KEY_BYTES)
+        return last_open_compare(a->key, b->key);
     size_t common = a->key_len < b->key_len ? a->key_len : b->key_len;
     int order = memcmp(a->key, b->key, common);
     if (order != 0)

@@ -1,7 +1,8 @@
 // The files of the local journal, in [aggregator] state_dir/journal:
 //   log-<generation>.ovj       header, then one frame a commit, appended
-//   snapshot-<generation>.ovj  header, a table of partitions, then frames of records, ascending by key in each partition:
-//                              all that the logs below this generation held; the logs from it on follow
+//   snapshot-<generation>.ovj  header, a table of partitions, then frames of records, ascending by key in each partition
+//                              (a tenant's last opens: by contact_hash, as in the table that loads them): all that the
+//                              logs below this generation held; the logs from it on follow
 // Generations are 16 hex digits and have no gap. Both kinds appear under their names complete and synced; only the newest
 // log grows, and only its end can be torn. A frame: "OVJF", payload length 4, sequence 8, XXH3 of these 4, payload,
 // XXH3-64 of everything before it. The payload: number of positions 4, each partition 2 and position 8; then records,

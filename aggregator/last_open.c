@@ -1,41 +1,10 @@
-#include "aggregator/last_open.h"
+#include "aggregator/last_open_parts.h"
 
-#include "aggregator/bucket_entries.h"
-#include "aggregator/bucket_pool.h"
 #include "aggregator/contact_hash.h"
 
 #include <string.h>
 
-// Contacts a bucket, on average, above which the tenant gets one more. While a round of splits is under way, buckets hold
-// between half of it and twice as many.
-#define BUCKET_MEAN 64
-#define GROUP 64 // look-ups under way at once
 #define SHARE_MAX 1024
-
-struct bucket {
-    uint32_t ref; // POOL_NONE where n is 0
-    uint32_t n;
-};
-
-// A tenant's buckets. Bucket i of 2^k holds the contacts whose hash begins with the k bits of i, reversed; where their
-// number is between two powers of two, the first ones are split already.
-struct contacts {
-    uint32_t tenant;
-    uint32_t n_buckets, room;
-    struct bucket *buckets;
-    uint64_t count;
-};
-
-struct last_open_table {
-    struct contacts *tenants; // never removed, so that a walk's place stays one
-    uint32_t n_tenants, tenants_room;
-    uint32_t *tenant_slots; // open addressing; place + 1
-    uint32_t n_slots;       // a power of two
-    uint64_t count;
-    struct bucket_pool pool;
-    struct last_open_limit *limit;
-    uint64_t share; // of the limit: taken, and not used yet
-};
 
 int last_open_table_create(struct last_open_table **out, struct last_open_limit *limit) {
     CHECK(limit->contacts_max > 0);
@@ -81,7 +50,7 @@ static uint32_t tenant_slot(const struct last_open_table *table, uint32_t tenant
     return at;
 }
 
-static struct contacts *tenant_find(const struct last_open_table *table, uint32_t tenant) {
+struct contacts *contacts_find(const struct last_open_table *table, uint32_t tenant) {
     if (table->n_slots == 0)
         return NULL;
     uint32_t place = table->tenant_slots[tenant_slot(table, tenant)];
@@ -89,7 +58,7 @@ static struct contacts *tenant_find(const struct last_open_table *table, uint32_
 }
 
 uint64_t last_open_count_of(const struct last_open_table *table, uint32_t tenant) {
-    const struct contacts *contacts = tenant_find(table, tenant);
+    const struct contacts *contacts = contacts_find(table, tenant);
     return contacts == NULL ? 0 : contacts->count;
 }
 
@@ -106,8 +75,8 @@ static int tenant_slots_grow(struct last_open_table *table) {
     return 0;
 }
 
-static int tenant_obtain(struct last_open_table *table, uint32_t tenant, struct contacts **out) {
-    *out = tenant_find(table, tenant);
+int contacts_obtain(struct last_open_table *table, uint32_t tenant, struct contacts **out) {
+    *out = contacts_find(table, tenant);
     if (*out != NULL)
         return 0;
     if (table->n_tenants == table->tenants_room) {
@@ -128,71 +97,6 @@ static int tenant_obtain(struct last_open_table *table, uint32_t tenant, struct 
     *out = &table->tenants[table->n_tenants++];
     **out = (struct contacts){.tenant = tenant, .n_buckets = 1, .room = 1, .buckets = first};
     return 0;
-}
-
-// ---- entries and buckets --------------------------------------------------------------------------------------------
-
-// A bucket of a tenant, and how its entries look.
-struct place {
-    struct bucket *bucket;
-    uint8_t *bytes; // NULL: empty
-    uint64_t rest;  // of the hash in question
-    unsigned bits;  // of the hash that the bucket says
-    unsigned width; // of an entry, in bytes
-};
-
-static uint64_t hash_rest(uint64_t hash, unsigned bits) {
-    return hash & (UINT64_MAX >> bits);
-}
-
-static uint32_t bits_reversed(uint32_t x) {
-    x = __builtin_bswap32(x);
-    x = (x & 0x0f0f0f0f) << 4 | (x >> 4 & 0x0f0f0f0f);
-    x = (x & 0x33333333) << 2 | (x >> 2 & 0x33333333);
-    return (x & 0x55555555) << 1 | (x >> 1 & 0x55555555);
-}
-
-static uint32_t bucket_number(uint32_t n_buckets, uint64_t hash, unsigned *bits) {
-    unsigned level = 31 - (unsigned)__builtin_clz(n_buckets);
-    uint32_t full = 1u << level, number = bits_reversed((uint32_t)(hash >> 32)) & (full * 2 - 1);
-    if (number >= n_buckets)
-        number -= full;
-    *bits = level + ((number & (full - 1)) < n_buckets - full);
-    return number;
-}
-
-// Without its bytes yet: to find them, the bucket must be read.
-static inline struct place place_begin(const struct contacts *contacts, uint64_t hash) {
-    struct place place = {.bytes = NULL};
-    place.bucket = &contacts->buckets[bucket_number(contacts->n_buckets, hash, &place.bits)];
-    place.width = entry_width(place.bits);
-    place.rest = hash_rest(hash, place.bits);
-    return place;
-}
-
-static inline void place_reach(const struct last_open_table *table, struct place *place) {
-    place->bytes = place->bucket->n == 0 ? NULL : bucket_pool_at(&table->pool, place->bucket->ref);
-}
-
-static struct place place_of(const struct last_open_table *table, const struct contacts *contacts, uint64_t hash) {
-    struct place place = place_begin(contacts, hash);
-    place_reach(table, &place);
-    return place;
-}
-
-// The first entry whose rest is not below the place's.
-static size_t place_search(const struct place *place) {
-    return place->bucket->n == 0 ? 0 : entries_search(place->bytes, place->bucket->n, place->rest, place->bits);
-}
-
-static bool place_get(const struct place *place, size_t at, struct last_open *value) {
-    if (at == place->bucket->n)
-        return false;
-    entry there = entry_read(place->bytes, place->width, at);
-    if (entry_rest(there) != place->rest)
-        return false;
-    *value = entry_value(there);
-    return true;
 }
 
 // ---- memory of buckets ----------------------------------------------------------------------------------------------
@@ -217,8 +121,7 @@ static void bucket_release(struct last_open_table *table, uint32_t ref, size_t u
     table->tenants[owner.tenant].buckets[owner.bucket].ref = ref;
 }
 
-// Gives the bucket memory for n entries; those that it has and that fit stay.
-static int bucket_resize(struct last_open_table *table, const struct contacts *contacts, struct place *place, size_t n) {
+int place_resize(struct last_open_table *table, const struct contacts *contacts, struct place *place, size_t n) {
     struct bucket *bucket = place->bucket;
     size_t units = bucket_units(bucket->n, place->width), wanted = bucket_units(n, place->width);
     uint32_t old = bucket->ref, fresh = POOL_NONE;
@@ -296,7 +199,7 @@ static int contacts_split(struct last_open_table *table, struct contacts *contac
 
 // ---- the limit ------------------------------------------------------------------------------------------------------
 
-static int share_reserve(struct last_open_table *table) {
+int share_reserve(struct last_open_table *table) {
     struct last_open_limit *limit = table->limit;
     if (table->share > 0)
         return 0;
@@ -323,7 +226,7 @@ static void share_return(struct last_open_table *table) {
 // ---- contacts -------------------------------------------------------------------------------------------------------
 
 bool last_open_get(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym, struct last_open *out) {
-    const struct contacts *contacts = tenant_find(table, tenant);
+    const struct contacts *contacts = contacts_find(table, tenant);
     if (contacts == NULL)
         return false;
     struct place place = place_of(table, contacts, contact_hash(pseudonym));
@@ -334,7 +237,7 @@ int last_open_put(struct last_open_table *table, uint32_t tenant, uint64_t pseud
     struct contacts *contacts;
     struct last_open before;
     uint64_t hash = contact_hash(pseudonym);
-    int rc = tenant_obtain(table, tenant, &contacts);
+    int rc = contacts_obtain(table, tenant, &contacts);
     if (rc != 0)
         return rc;
     struct place place = place_of(table, contacts, hash);
@@ -348,7 +251,7 @@ int last_open_put(struct last_open_table *table, uint32_t tenant, uint64_t pseud
             place = place_of(table, contacts, hash);
             at = place_search(&place);
         }
-        if ((rc = bucket_resize(table, contacts, &place, (size_t)place.bucket->n + 1)) != 0)
+        if ((rc = place_resize(table, contacts, &place, (size_t)place.bucket->n + 1)) != 0)
             return rc;
         memmove(place.bytes + (at + 1) * place.width, place.bytes + at * place.width, (place.bucket->n - at) * place.width);
         place.bucket->n++;
@@ -361,7 +264,7 @@ int last_open_put(struct last_open_table *table, uint32_t tenant, uint64_t pseud
 }
 
 int last_open_erase(struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
-    struct contacts *contacts = tenant_find(table, tenant);
+    struct contacts *contacts = contacts_find(table, tenant);
     if (contacts == NULL)
         return 0;
     struct place place = place_of(table, contacts, contact_hash(pseudonym));
@@ -372,7 +275,7 @@ int last_open_erase(struct last_open_table *table, uint32_t tenant, uint64_t pse
     CHECK(contacts->count > 0 && table->count > 0);
     left -= at + 1;
     memmove(place.bytes + at * place.width, place.bytes + (at + 1) * place.width, left * place.width);
-    if (bucket_resize(table, contacts, &place, (size_t)place.bucket->n - 1) != 0) {
+    if (place_resize(table, contacts, &place, (size_t)place.bucket->n - 1) != 0) {
         memmove(place.bytes + (at + 1) * place.width, place.bytes + at * place.width, left * place.width);
         entry_write(place.bytes, place.width, at, entry_make(place.rest, before));
         return ERR_NOMEM;
@@ -382,78 +285,6 @@ int last_open_erase(struct last_open_table *table, uint32_t tenant, uint64_t pse
     table->count--;
     share_return(table);
     return 0;
-}
-
-// ---- many at once ---------------------------------------------------------------------------------------------------
-
-// The compiler takes a function that only prefetches for one without effect and drops its calls; an empty asm is an effect.
-static inline void prefetch(const void *at) {
-    __builtin_prefetch(at);
-    __asm__ volatile("");
-}
-
-void last_open_prefetch_far(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
-    const struct contacts *contacts = tenant_find(table, tenant);
-    unsigned bits;
-    if (contacts != NULL)
-        prefetch(&contacts->buckets[bucket_number(contacts->n_buckets, contact_hash(pseudonym), &bits)]);
-}
-
-// The window of the search.
-static void place_prefetch(const struct place *place) {
-    if (place->bytes == NULL)
-        return;
-    const size_t guess = entries_guess(place->bucket->n, place->rest, place->bits);
-    const uintptr_t window = (uintptr_t)place->bytes + (guess < SEARCH_WINDOW / 2 ? 0 : guess - SEARCH_WINDOW / 2) * place->width;
-    for (unsigned line = 0; line <= SEARCH_WINDOW * ENTRY_BYTES_MIN; line += POOL_UNIT)
-        prefetch((const void *)(window + line));
-}
-
-void last_open_prefetch_near(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
-    const struct contacts *contacts = tenant_find(table, tenant);
-    if (contacts == NULL)
-        return;
-    struct place place = place_of(table, contacts, contact_hash(pseudonym));
-    place_prefetch(&place);
-}
-
-void last_open_get_many(const struct last_open_table *table, struct last_open_lookup *lookups, size_t n) {
-    struct place places[GROUP];
-    const struct contacts *contacts = NULL;
-    for (size_t from = 0; from < n; from += GROUP) {
-        struct last_open_lookup *group = &lookups[from];
-        size_t size = n - from < GROUP ? n - from : GROUP;
-        for (size_t i = 0; i < size; i++) {
-            if (contacts == NULL || contacts->tenant != group[i].tenant)
-                contacts = tenant_find(table, group[i].tenant);
-            places[i].bucket = NULL;
-            if (contacts == NULL)
-                continue;
-            places[i] = place_begin(contacts, contact_hash(group[i].pseudonym));
-            prefetch(places[i].bucket);
-        }
-        for (size_t i = 0; i < size; i++) {
-            if (places[i].bucket == NULL)
-                continue;
-            place_reach(table, &places[i]);
-            place_prefetch(&places[i]);
-        }
-        for (size_t i = 0; i < size; i++)
-            group[i].found = places[i].bucket != NULL && place_get(&places[i], place_search(&places[i]), &group[i].value);
-    }
-}
-
-int last_open_put_many(struct last_open_table *table, const struct last_open_contact *contacts, size_t n) {
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < n + GROUP; i++) {
-        if (i < n)
-            last_open_prefetch_far(table, contacts[i].tenant, contacts[i].pseudonym);
-        if (i >= GROUP / 2 && i - GROUP / 2 < n)
-            last_open_prefetch_near(table, contacts[i - GROUP / 2].tenant, contacts[i - GROUP / 2].pseudonym);
-        if (i >= GROUP)
-            rc = last_open_put(table, contacts[i - GROUP].tenant, contacts[i - GROUP].pseudonym, contacts[i - GROUP].value);
-    }
-    return rc;
 }
 
 // ---- walks ----------------------------------------------------------------------------------------------------------
@@ -491,7 +322,7 @@ bool last_open_next(const struct last_open_table *table, struct last_open_cursor
 
 bool last_open_next_of(const struct last_open_table *table, uint32_t tenant, struct last_open_cursor *cursor,
                        struct last_open_contact *contact) {
-    const struct contacts *contacts = tenant_find(table, tenant);
+    const struct contacts *contacts = contacts_find(table, tenant);
     if (contacts == NULL || cursor->tenant != 0)
         return false;
     bool found = contacts_next(table, contacts, &cursor->hash, contact);

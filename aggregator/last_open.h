@@ -39,7 +39,8 @@ struct last_open_lookup {
     uint64_t pseudonym;
 };
 void last_open_get_many(const struct last_open_table *table, struct last_open_lookup *lookups, size_t n);
-// Puts in order, as a load needs them; what came before one that fails is in.
+// Puts in order, as a load needs them; what came before one that fails is in. Where a tenant's contacts ascend by
+// contact_hash, as in a snapshot, they are laid down bucket by bucket.
 struct last_open_contact {
     uint32_t tenant;
     uint64_t pseudonym;

@@ -344,6 +344,15 @@ size_t last_open_encode(struct last_open last_open, uint8_t *out) {
     return 3;
 }
 
+int key_decode_last_open(const uint8_t *key, size_t len, uint32_t *tenant, uint64_t *pseudonym) {
+    CHECK(key[0] == RECORD_LAST_OPEN);
+    if (len != LAST_OPEN_KEY_BYTES)
+        return ERR_CORRUPT;
+    *tenant = load_u32(key + 1);
+    *pseudonym = load_u64(key + 5);
+    return 0;
+}
+
 int last_open_decode(const uint8_t *value, size_t len, struct last_open *last_open) {
     if (len != 3 || value[2] > AGE_NONE || load_u16(value) == 0)
         return ERR_CORRUPT;

@@ -21,7 +21,7 @@
 #include "common/consent_store.h"
 #include "common/message.h"
 
-#define RECORD_VERSION 1
+#define RECORD_VERSION 2
 #define LAST_OPEN_KEEP_DAYS 400
 #define HORIZON_DAYS_MAX 6
 #define EDGE_EPOCHS_MAX 64
@@ -139,6 +139,9 @@ struct record_key {
     uint8_t release_kind;
 };
 int key_decode(const uint8_t *key, size_t len, struct record_key *out) MUST_CHECK;
+// The same of a key that begins with RECORD_LAST_OPEN: nearly all of what a start reads.
+#define LAST_OPEN_KEY_BYTES 13
+int key_decode_last_open(const uint8_t *key, size_t len, uint32_t *tenant, uint64_t *pseudonym) MUST_CHECK;
 
 // Values: encode into `out` (RECORD_VALUE_MAX bytes) and return the length; decode returns 0 or ERR_CORRUPT.
 size_t meta_encode(bool rehearsal, uint32_t partitions, uint8_t *out);

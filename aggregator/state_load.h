@@ -5,7 +5,7 @@
 
 #include "aggregator/state.h"
 
-#define STATE_LOAD_BATCH 256
+#define STATE_LOAD_BATCH 2048
 
 struct state_load {
     struct state *state;

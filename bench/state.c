@@ -3,6 +3,7 @@
 //   bench-state snapshot DIR CONTACTS TENANTS PARTS   writes a local journal that holds so many last opens
 //   bench-state load DIR PARTS THREADS                loads all partitions as an aggregator does when it starts
 // Times of the table are CPU time, so that a busy machine changes them little; a load's are both.
+#include "aggregator/contact_hash.h"
 #include "aggregator/journal.h"
 #include "aggregator/journal_file.h"
 #include "aggregator/state_load.h"
@@ -112,14 +113,14 @@ static void flush(struct snapshot *snapshot) {
     snapshot->used = 4;
 }
 
-// Tenants of a partition ascend, and so do a tenant's pseudonyms: as a real snapshot has them.
+// Tenants of a partition ascend, and so do the hashes of a tenant's pseudonyms: as a real snapshot has them.
 static void write_part(struct snapshot *snapshot, uint32_t partition, uint64_t n, uint32_t tenants) {
     uint8_t key[RECORD_KEY_MAX], value[64];
     uint64_t of_tenant = n / tenants, step = UINT64_MAX / of_tenant;
     snapshot->sequence = 0;
     snapshot->used = 4;
     for (uint64_t i = 0; i < of_tenant * tenants; i++) {
-        uint64_t pseudonym = i % of_tenant * step + random_of(i) % step;
+        uint64_t pseudonym = contact_unhash(i % of_tenant * step + random_of(i) % step);
         struct frame_record record = {.partition = partition, .key = key, .value = value};
         record.key_len = (uint32_t)key_last_open(key, (uint32_t)(1 + i / of_tenant), pseudonym);
         record.value_len = (uint32_t)last_open_encode(value_of(i), value);

@@ -223,6 +223,44 @@ static void many_puts_at_once_are_puts_in_order(void **state) {
     last_open_table_free(model.table);
 }
 
+static int by_tenant_and_hash(const void *a, const void *b) {
+    const struct last_open_contact *left = a, *right = b;
+    uint64_t x = contact_hash(left->pseudonym), y = contact_hash(right->pseudonym);
+    return left->tenant != right->tenant ? (left->tenant < right->tenant ? -1 : 1) : x < y ? -1 : x > y;
+}
+
+// As a snapshot is loaded: the same contacts, in no more memory than if each had come alone; and life goes on after it.
+static void ascending_puts_equal_single_ones(void **state) {
+    (void)state;
+    static struct last_open_contact contacts[CONTACTS_MAX];
+    for (uint32_t tenants = 1; tenants <= 3000; tenants = tenants * 7 + 1) {
+        model_begin(tenants < 50 ? pseudonym_random : pseudonym_counted, CONTACTS_MAX, tenants);
+        for (uint32_t i = 0; i < CONTACTS_MAX; i++)
+            put(i);
+        uint64_t bytes = last_open_bytes(model.table);
+        last_open_table_free(model.table);
+        assert_int_equal(last_open_table_create(&model.table, &model.limit), 0);
+        for (uint32_t i = 0; i < CONTACTS_MAX; i++)
+            contacts[i] = (struct last_open_contact){
+                .tenant = tenant_of(i), .pseudonym = model.pseudonym(i), .value = model.values[i]};
+        qsort(contacts, CONTACTS_MAX, sizeof contacts[0], by_tenant_and_hash);
+        for (size_t from = 0, n; from < CONTACTS_MAX; from += n) {
+            n = tenants == 8 ? 1 + from % 97 : 2048;
+            n = from + n > CONTACTS_MAX ? CONTACTS_MAX - from : n;
+            assert_int_equal(last_open_put_many(model.table, contacts + from, n), 0);
+        }
+        assert_true(last_open_bytes(model.table) <= bytes + bytes / 8);
+        everything_is_the_same();
+        for (uint32_t i = 0; i < CONTACTS_MAX; i += 3)
+            erase(i);
+        for (uint32_t i = 0; i < CONTACTS_MAX; i += 6)
+            put(i);
+        assert_int_equal(last_open_put_many(model.table, contacts, 0), 0);
+        everything_is_the_same();
+        last_open_table_free(model.table);
+    }
+}
+
 // Who is there all the time comes once, whatever else comes, goes and grows between the slices.
 static void a_walk_misses_nobody(void **state) {
     (void)state;
@@ -357,6 +395,7 @@ int main(void) {
         cmocka_unit_test(colliding_pseudonyms_stay_exact),
         cmocka_unit_test(the_hash_can_be_undone),
         cmocka_unit_test(many_puts_at_once_are_puts_in_order),
+        cmocka_unit_test(ascending_puts_equal_single_ones),
         cmocka_unit_test(a_walk_misses_nobody),
         cmocka_unit_test(memory_is_bounded),
         cmocka_unit_test(the_limit_is_kept),

@@ -47,7 +47,7 @@ static void meta_and_settings(void **state) {
     size_t len = meta_encode(true, 8, value);
     assert_int_equal(meta_decode(value, len, &rehearsal, &partitions), 0);
     assert_true(rehearsal && partitions == 8);
-    value[0] = 2;
+    value[0]++;
     assert_int_equal(meta_decode(value, len, &rehearsal, &partitions), ERR_CORRUPT);
 
     char name[] = "posteo";
