@@ -11,8 +11,6 @@
 #include "common/service.h"
 
 #include <signal.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -57,14 +55,6 @@ static void on_failed(void *arg, const struct err *err) {
     log_error("%s", err->text);
     aggregator->exit_code = EXIT_FAILURE;
     uv_stop(&aggregator->loop);
-}
-
-// Pseudonyms in memory must not reach a disk through a core dump.
-static void process_prepare(void) {
-    const struct rlimit no_core = {0, 0};
-    CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0);
-    CHECK(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0);
-    CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
 }
 
 static int signals_start(struct aggregator *aggregator, struct err *err) {
@@ -161,7 +151,7 @@ int main(int argc, char **argv) {
     int code = cli_daemon(argc, argv, "openveil-aggregator", about, &aggregator.config);
     if (code >= 0)
         return code;
-    process_prepare();
+    CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
     if (aggregator_start(&aggregator, &err) != 0) {
         log_error("%s", err.text);
         aggregator.exit_code = EXIT_FAILURE;

@@ -5,6 +5,8 @@
 
 #include <stdarg.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 
 #define WORDS_MAX 4
 
@@ -407,10 +409,18 @@ static int run_group(struct cli_values *values, const struct cli_command *const 
     return EXIT_USAGE;
 }
 
+// What is in memory (tokens, addresses, contact ids, pseudonyms, keys) must not reach a disk through a core dump.
+static void forbid_core_dumps(void) {
+    const struct rlimit no_core = {0, 0};
+    CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0);
+    CHECK(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0);
+}
+
 int cli_main(int argc, char **argv, const struct cli_command *const *commands, size_t n_commands) {
     struct cli_values values = {.program = "openveil"};
     struct words words = {.n = 0};
     size_t matched = 0, known = 0;
+    forbid_core_dumps();
     log_open("openveil", LOG_INFO);
     collect_words(argc, argv, &words);
     for (size_t i = 0; i < n_commands; i++) {
@@ -441,6 +451,7 @@ int cli_main(int argc, char **argv, const struct cli_command *const *commands, s
 int cli_daemon(int argc, char **argv, const char *program, const char *about, struct config *config) {
     struct cli_values values = {.program = program};
     *config = (struct config){0};
+    forbid_core_dumps();
     log_open(program, LOG_INFO);
     size_t globals = ARRAY_LEN(global_options) - 1; // daemons have no answers, so no --json
     int code = parse_all(&values, argc, argv, 0, globals);

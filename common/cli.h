@@ -50,6 +50,7 @@ int cli_error(int exit_code, const char *format, ...) PRINTF_LIKE(2, 3);
 int cli_parse_u32(const char *what, const char *text, uint32_t min, uint32_t max, uint32_t *value) MUST_CHECK;
 int cli_parse_day(const char *what, const char *text, uint32_t *day) MUST_CHECK;
 
+// Both fronts first forbid core dumps.
 // The whole of `openveil`: global options (--config --rehearsal --json --help --version --check-config) before or after
 // the subcommand, unknown words answered with the nearest known one.
 int cli_main(int argc, char **argv, const struct cli_command *const *commands, size_t n_commands);

@@ -74,7 +74,7 @@ class ReleaseOnceKafka:
 
     def midnight(self, day):
         """Kills at moments around it, when windows end, lines are drawn and committed."""
-        moments = sorted(self.rng.uniform(-0.3, 3) for _ in range(self.rng.randint(1, 3)))
+        moments = sorted(self.rng.uniform(-0.3, 3) for _ in range(self.rng.randint(2, 5)))
         for moment in moments:
             self.stack.wait_for_day(day_text(day + 1), moment / DAY_SECONDS)
             self.kill(self.rng.choice(AGGREGATORS))
@@ -128,4 +128,4 @@ def soak(directory, count, seed):
 
 
 if __name__ == "__main__":
-    run_soak(__doc__.split("\n", 1)[0], soak, small=4, full=60)
+    run_soak(__doc__.split("\n", 1)[0], soak, small=4, full=1000)
