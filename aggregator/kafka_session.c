@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #define PRODUCER_WAIT_MS 60000
+#define BEHIND_MS 500
 
 // The range assignor revokes all and assigns all, so that one generation covers everything owned. A session of 10 s: a
 // crash is noticed about when the coordinator ends the transaction that it left open.
@@ -221,6 +222,29 @@ void kafka_session_set_committed(struct kafka_session *session, uint32_t partiti
     pthread_mutex_lock(&session->lock);
     session->committed[partition] = position;
     pthread_mutex_unlock(&session->lock);
+}
+
+int kafka_session_behind(struct kafka_session *session, uint32_t partition, int64_t next, struct err *err) {
+    const char *topic = session->config->kafka_topic_events;
+    int64_t low, high;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, topic, (int32_t)partition);
+    rd_kafka_resp_err_t code = rd_kafka_committed(session->consumer, list, BEHIND_MS);
+    if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+        code = list->elems[0].err;
+    int64_t committed = list->elems[0].offset;
+    rd_kafka_topic_partition_list_destroy(list);
+    if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return err_set(err, ERR_UNREACHABLE, "cannot ask for the committed position of %s, partition %u: %s", topic,
+                       partition, rd_kafka_err2str(code));
+    if (committed > next)
+        return err_set(err, ERR_AGAIN, "the group has counted on to %lld", (long long)committed);
+    int rc = kafka_watermarks(session->watermarks, topic, partition, BEHIND_MS, &low, &high, err);
+    if (rc != 0)
+        return rc;
+    return err_set(err, ERR_IO, "cannot read on in the topic %s, partition %u: %lld comes next, and the broker holds %lld to "
+                   "%lld: what is missing was deleted before it was counted", topic, partition, (long long)next,
+                   (long long)low, (long long)high);
 }
 
 rd_kafka_consumer_group_metadata_t *kafka_session_group(struct kafka_session *session) {

@@ -51,6 +51,10 @@ void kafka_session_forget(struct kafka_session *session); // from now on every c
 uint64_t kafka_session_owns(struct kafka_session *session, uint32_t partition);
 int64_t kafka_session_committed(struct kafka_session *session, uint32_t partition);
 void kafka_session_set_committed(struct kafka_session *session, uint32_t partition, int64_t position);
+// What it means that the broker has nothing at `next`, where this process would read on. ERR_AGAIN: the group has committed
+// more than that, so another member has the partition and has deleted what it counted; ours will hear of it. ERR_IO: what lay
+// there is lost. ERR_UNREACHABLE: not known now. Blocks for at most a second.
+int kafka_session_behind(struct kafka_session *session, uint32_t partition, int64_t next, struct err *err) MUST_CHECK;
 // A copy of the captured metadata, to be destroyed by the caller; NULL while nothing is assigned.
 rd_kafka_consumer_group_metadata_t *kafka_session_group(struct kafka_session *session);
 // Both ends of a partition as they are now. ERR_UNREACHABLE.

@@ -15,6 +15,7 @@
 #define SEEK_MS 1000
 #define END_MS 500
 #define MESSAGES_A_ROUND 64
+#define BEHIND_TRIES 600 // far more than a member is told after that it is one no more
 
 // Where a partition is. Only PART_RUNNING is not paused; it is always entered by a seek, because the library resumes at
 // the last message it handed out and not where we last asked for.
@@ -25,6 +26,7 @@ enum part_state {
     PART_RUNNING,
     PART_HELD,   // the engine refused the message in `held`
     PART_RETRY,  // to be offered `held` again
+    PART_BEHIND, // the broker has nothing at `next` any more: lost, or another member's
 };
 
 struct part {
@@ -32,6 +34,7 @@ struct part {
     int64_t next; // offset, or RD_KAFKA_OFFSET_BEGINNING until that is known
     int64_t gap;  // the offset that came instead of `next`, once; -1
     rd_kafka_message_t *held;
+    int tries; // in PART_BEHIND
 };
 
 enum setup { SETUP_RUNNING, SETUP_DONE, SETUP_FAILED };
@@ -303,12 +306,33 @@ static void offer_again(struct source_kafka *source, uint32_t p) {
     part->state = PART_SEEK;
 }
 
+// One that was paused for long wakes to find that others have counted its messages and deleted them. The group then tells
+// it so itself, within a heartbeat, and gives it partitions anew; until then nothing of this one is read.
+static void part_behind(struct source_kafka *source, uint32_t p) {
+    struct err err;
+    int rc = kafka_session_behind(source->session, p, source->parts[p].next, &err);
+    if (rc == ERR_IO || (rc == ERR_AGAIN && ++source->parts[p].tries > BEHIND_TRIES))
+        fail(source, &err);
+    else
+        log_debug("kafka: partition %u: %s", p, err.text);
+}
+
+static void on_out_of_range(struct source_kafka *source, const rd_kafka_message_t *message) {
+    uint32_t p = (uint32_t)message->partition;
+    if (message->partition < 0 || p >= source->session->partitions || source->parts[p].state != PART_RUNNING)
+        return; // of an assignment that is over
+    log_warn("kafka: partition %u: nothing is left at %lld", p, (long long)source->parts[p].next);
+    source->parts[p].state = PART_BEHIND;
+}
+
 // Errors that the consumer hands out: what does not mend itself ends the source.
 static void on_consumer_error(struct source_kafka *source, const rd_kafka_message_t *message) {
     struct err err;
     switch (message->err) {
     case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
     case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
+        on_out_of_range(source, message);
+        return;
     case RD_KAFKA_RESP_ERR__BAD_MSG:
     case RD_KAFKA_RESP_ERR__BAD_COMPRESSION:
     case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
@@ -332,6 +356,8 @@ static void parts_serve(struct source_kafka *source) {
             offer_again(source, p);
         if (source->parts[p].state == PART_SEEK)
             part_seek(source, p);
+        if (source->parts[p].state == PART_BEHIND)
+            part_behind(source, p);
     }
 }
 

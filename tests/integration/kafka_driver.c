@@ -4,6 +4,7 @@
 //   run [STATE_DIR]                   the smallest engine: counts how often each number was applied, commits 5 times a
 //                                     second; a line on standard input: stop-before-offsets, stop-before-commit, reload;
 //                                     its end stops it
+//   delete PARTITION                  everything that is in the events topic's partition now
 //   read                              the committed state, read-only: how many numbers were applied once, more, erased
 // Messages "mark:TEXT" and "erase:TEXT" put and erase a record with the key TEXT.
 // Its engine has no identities to drop what comes twice, so every number must be applied exactly once.
@@ -378,6 +379,27 @@ static int produce(const struct config *config, uint32_t first, uint32_t count) 
     return 0;
 }
 
+static int delete_all(const struct config *config, int32_t partition) {
+    char text[256];
+    rd_kafka_conf_t *conf = NULL;
+    CHECK(kafka_conf(&conf, config, "driver", NULL) == 0);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    CHECK(rk != NULL && list != NULL);
+    rd_kafka_topic_partition_list_add(list, config->kafka_topic_events, partition)->offset = RD_KAFKA_OFFSET_END;
+    rd_kafka_DeleteRecords_t *request = rd_kafka_DeleteRecords_new(list);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_DeleteRecords(rk, &request, 1, NULL, queue);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, 30000);
+    CHECK(event != NULL && rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR_NO_ERROR);
+    rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_DeleteRecords_destroy(request);
+    rd_kafka_topic_partition_list_destroy(list);
+    rd_kafka_destroy(rk);
+    return 0;
+}
+
 static int read_state(const struct config *config) {
     struct journal *journal = NULL;
     struct err err;
@@ -421,6 +443,8 @@ int main(int argc, char **argv) {
         return ensure(&config, argv[4]);
     if (strcmp(command, "produce") == 0)
         return produce(&config, (uint32_t)strtoul(argv[4], NULL, 10), (uint32_t)strtoul(argv[5], NULL, 10));
+    if (strcmp(command, "delete") == 0)
+        return delete_all(&config, (int32_t)strtol(argv[4], NULL, 10));
     if (strcmp(command, "read") == 0)
         return read_state(&config);
     if (argc > 4)

@@ -44,6 +44,50 @@ class LongSessionTest(SessionCase):
         self.produce(4000)
         self.assert_once(timeout_s=60)
 
+    def low(self, partition):
+        out = self.kcat("-Q", "-t", f"openveil.events:{partition}:-2").decode()
+        return int(out.split()[-1])
+
+    def test_what_a_sleeper_would_read_is_deleted(self):
+        """Others counted it meanwhile: the sleeper lets go, joins again and goes on, every time."""
+        a = self.engine("a")
+        a.until("loaded", PARTITIONS)
+        self.produce(4000)
+        self.assert_once()
+        for turn in range(3):
+            seen = len(a.lines)
+            a.process.send_signal(signal.SIGSTOP)
+            self.produce(4000)
+            b = self.engine(f"b{turn}")
+            b.until("loaded", PARTITIONS, timeout_s=60)
+            self.produce(4000)
+            self.assert_once()
+            end = time.monotonic() + 30
+            while any(self.low(p) < self.produced // PARTITIONS for p in range(PARTITIONS)):
+                self.assertLess(time.monotonic(), end, "nothing is deleted")
+                self.produce(PARTITIONS)
+                time.sleep(1)
+            a.process.send_signal(signal.SIGCONT)
+            a.until("loaded", since=seen, timeout_s=60)
+            self.assertEqual(a.count("failed", seen), 0, a.lines)
+            b.end()
+            a.until("loaded", PARTITIONS + 1, since=seen, timeout_s=60)
+            self.produce(4000)
+            self.assert_once()
+
+    def test_what_was_deleted_before_it_was_counted_is_no_silence(self):
+        a = self.engine("a")
+        a.until("loaded", PARTITIONS)
+        self.produce(4000)
+        self.assert_once()
+        a.process.send_signal(signal.SIGSTOP)
+        for _ in range(2):  # the first ones come with the fetch that was under way
+            self.produce(4000)
+        self.driver("delete", "1")
+        a.process.send_signal(signal.SIGCONT)
+        a.until("failed cannot read on in the topic openveil.events, partition 1: ", timeout_s=30)
+        self.assertIn("was deleted before it was counted", [line for line in a.lines if line.startswith("failed")][0])
+
     def test_processes_and_brokers_are_killed(self):
         chance = random.Random(4)
         names = ["a", "b", "c"]
