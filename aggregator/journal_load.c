@@ -6,19 +6,32 @@ enum { PROGRESS_RECORDS = 100000 };
 
 static int on_position(void *arg, uint32_t partition, int64_t position) {
     struct journal_load *load = arg;
+    if (load->found != NULL)
+        return load->stopped = load->found_position(load->found_arg, partition, position);
     if (partition == load->partition)
         load->position = position;
     return 0;
 }
 
-static int on_record(void *arg, const struct frame_record *record) {
-    struct journal_load *load = arg;
-    if (record->partition != load->partition)
-        return 0;
-    load->stopped = load->each(load->arg, record->key, record->key_len, record->value, record->value_len);
+static int load_progress(struct journal_load *load) {
     if (++load->records % PROGRESS_RECORDS == 0 && load->stopped == 0 && load->progress != NULL)
         load->stopped = load->progress(load->arg, load->done, load->total);
     return load->stopped;
+}
+
+int journal_load_record(struct journal_load *load, const struct frame_record *record) {
+    load->stopped = load->each(load->arg, record->key, record->key_len, record->value, record->value_len);
+    return load->stopped != 0 ? load->stopped : load_progress(load);
+}
+
+static int on_record(void *arg, const struct frame_record *record) {
+    struct journal_load *load = arg;
+    if (load->found != NULL) {
+        uint64_t offset = load->frame_offset + (uint64_t)(record->at - load->payload);
+        load->stopped = load->found(load->found_arg, load->log, offset, record);
+        return load->stopped != 0 ? load->stopped : load_progress(load);
+    }
+    return record->partition == load->partition ? journal_load_record(load, record) : 0;
 }
 
 // To the end of one file: 0, or why not. `reader` then says where it stopped.
@@ -29,6 +42,8 @@ static int load_frames(struct journal_load *load, struct frame_reader *reader) {
     int rc;
     while ((rc = frame_reader_next(reader, &payload, &len)) == 1) {
         load->done += len;
+        load->payload = payload;
+        load->frame_offset = reader->at - FRAME_SUM_BYTES - len;
         if ((rc = frame_walk(payload, len, &hooks)) != 0)
             break;
     }
@@ -36,10 +51,14 @@ static int load_frames(struct journal_load *load, struct frame_reader *reader) {
     return rc;
 }
 
-static int load_snapshot(struct journal_load *load, const struct journal_files *files, const char *dir, struct err *err) {
+int journal_snapshot_load(struct journal_load *load, const struct journal_files *files, const char *dir, struct err *err) {
+    load->position = -1;
+    if (files->snapshot_fd < 0)
+        return 0;
     const struct snapshot_part *part = &files->parts[load->partition];
     struct frame_reader reader = {.fd = files->snapshot_fd, .at = part->start, .end = part->end};
     load->position = part->position;
+    load->total += part->end - part->start;
     int rc = load_frames(load, &reader);
     if (load->stopped != 0)
         return load->stopped;
@@ -90,24 +109,29 @@ static int load_log(struct journal_load *load, const struct journal_log *log, bo
     return rc == 0 ? 0 : err_errno(err, rc, "cannot read log-%016llx.ovj in %s", (unsigned long long)log->generation, dir);
 }
 
-int journal_files_load(struct journal_load *load, const struct journal_files *files, const char *dir, struct err *err) {
-    uint64_t sequence = files->head.first_sequence;
-    CHECK(load->partition < files->head.partitions && files->n_logs > 0);
-    load->position = -1;
+static void logs_expect(struct journal_load *load, const struct journal_files *files) {
     for (size_t i = 0; i < files->n_logs; i++) {
         struct stat st;
         load->total += fstat(files->logs[i].fd, &st) == 0 ? (uint64_t)st.st_size : 0;
     }
-    if (files->snapshot_fd >= 0) {
-        load->total += files->parts[load->partition].end - files->parts[load->partition].start;
-        int rc = load_snapshot(load, files, dir, err);
-        if (rc != 0)
-            return rc;
-    }
-    for (size_t i = 0; i < files->n_logs; i++) {
-        int rc = load_log(load, &files->logs[i], i + 1 == files->n_logs, &sequence, dir, err);
+}
+
+int journal_logs_load(struct journal_load *load, const struct journal_files *files, const char *dir, struct err *err) {
+    uint64_t sequence = files->head.first_sequence;
+    CHECK(files->n_logs > 0);
+    if (load->total == 0)
+        logs_expect(load, files);
+    for (load->log = 0; load->log < files->n_logs; load->log++) {
+        int rc = load_log(load, &files->logs[load->log], load->log + 1 == files->n_logs, &sequence, dir, err);
         if (rc != 0)
             return rc;
     }
     return 0;
+}
+
+int journal_files_load(struct journal_load *load, const struct journal_files *files, const char *dir, struct err *err) {
+    CHECK(load->partition < files->head.partitions);
+    logs_expect(load, files);
+    int rc = journal_snapshot_load(load, files, dir, err);
+    return rc != 0 ? rc : journal_logs_load(load, files, dir, err);
 }

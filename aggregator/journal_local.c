@@ -1,6 +1,7 @@
 #include "aggregator/journal_local.h"
 
 #include "aggregator/journal_compact.h"
+#include "aggregator/journal_index.h"
 #include "aggregator/journal_load.h"
 #include "common/bytes.h"
 #include "common/files.h"
@@ -36,6 +37,12 @@ struct journal_local {
     pthread_mutex_t mutex; // guards the next two, which load reads: how far the log must be whole
     uint64_t generation;
     uint64_t size;
+    // What the logs held at the first load, until every partition has had it once; a partition that is loaded again reads
+    // the files again.
+    pthread_mutex_t index_mutex;
+    struct journal_index *index;
+    bool *indexed; // by partition: has had it, or is having it
+    uint32_t index_left, index_users;
     // Snapshots: idle's.
     uint64_t low, high;
     int64_t age_ms;  // after which a snapshot is due, whatever its size
@@ -138,10 +145,52 @@ static int files_match(const struct journal_local *local, const struct journal_f
     return 0;
 }
 
+static int index_make(struct journal_local *local, struct journal_load how, struct err *err) {
+    struct journal_files files;
+    int rc = journal_files_open(&files, local->dir, err);
+    if (rc != 0)
+        return rc;
+    if ((rc = files_match(local, &files, err)) == 0)
+        return journal_index_build(&local->index, &files, &how, local->dir, err);
+    journal_files_close(&files);
+    return rc;
+}
+
+// `out` is NULL where the partition has had its part. The first one who asks reads the logs, and all others wait for that.
+static int index_take(struct journal_local *local, const struct journal_load *load, struct journal_index **out,
+                      struct err *err) {
+    int rc = 0;
+    CHECK(pthread_mutex_lock(&local->index_mutex) == 0);
+    *out = NULL;
+    if (!local->indexed[load->partition]) {
+        if (local->index == NULL)
+            rc = index_make(local, *load, err);
+        if (rc == 0) {
+            *out = local->index;
+            local->indexed[load->partition] = true;
+            local->index_left--;
+            local->index_users++;
+        }
+    }
+    CHECK(pthread_mutex_unlock(&local->index_mutex) == 0);
+    return rc;
+}
+
+static void index_give_back(struct journal_local *local) {
+    CHECK(pthread_mutex_lock(&local->index_mutex) == 0);
+    CHECK(local->index_users > 0);
+    if (--local->index_users == 0 && local->index_left == 0) {
+        journal_index_free(local->index);
+        local->index = NULL;
+    }
+    CHECK(pthread_mutex_unlock(&local->index_mutex) == 0);
+}
+
 static int local_load(struct journal *journal, uint32_t partition, journal_record_fn each, journal_progress_fn progress,
                       void *arg, int64_t *position, struct err *err) {
     struct journal_local *local = (struct journal_local *)journal;
     struct journal_files files;
+    struct journal_index *index;
     CHECK(partition < local->partitions);
     CHECK(pthread_mutex_lock(&local->mutex) == 0);
     struct journal_load load = {.partition = partition,
@@ -151,13 +200,18 @@ static int local_load(struct journal *journal, uint32_t partition, journal_recor
                                 .progress = progress,
                                 .arg = arg};
     CHECK(pthread_mutex_unlock(&local->mutex) == 0);
-    int rc = journal_files_open(&files, local->dir, err);
+    int rc = index_take(local, &load, &index, err);
     if (rc != 0)
         return rc;
-    if ((rc = files_match(local, &files, err)) == 0)
-        rc = journal_files_load(&load, &files, local->dir, err);
+    if (index != NULL) {
+        rc = journal_index_load(index, &load, local->dir, err);
+        index_give_back(local);
+    } else if ((rc = journal_files_open(&files, local->dir, err)) == 0) {
+        if ((rc = files_match(local, &files, err)) == 0)
+            rc = journal_files_load(&load, &files, local->dir, err);
+        journal_files_close(&files);
+    }
     *position = load.position;
-    journal_files_close(&files);
     return rc;
 }
 
@@ -274,7 +328,9 @@ static void local_close(struct journal *journal) {
         close(local->log_fd);
     if (local->lock_fd >= 0)
         close(local->lock_fd);
-    CHECK(pthread_mutex_destroy(&local->mutex) == 0);
+    CHECK(pthread_mutex_destroy(&local->mutex) == 0 && pthread_mutex_destroy(&local->index_mutex) == 0);
+    journal_index_free(local->index);
+    free(local->indexed);
     free(local->buffer);
     free(local);
 }
@@ -379,8 +435,12 @@ static int local_create(struct journal_local **out, const struct config *config,
     local->low = SNAPSHOT_LOW;
     local->high = SNAPSHOT_HIGH;
     local->age_ms = SNAPSHOT_AGE_MS;
-    CHECK(pthread_mutex_init(&local->mutex, NULL) == 0);
-    int rc = path_join(local->dir, config->aggregator_state_dir, "journal", err);
+    local->index_left = local->partitions;
+    local->indexed = calloc(local->partitions, sizeof *local->indexed);
+    CHECK(pthread_mutex_init(&local->mutex, NULL) == 0 && pthread_mutex_init(&local->index_mutex, NULL) == 0);
+    int rc = local->indexed == NULL ? err_set(err, ERR_NOMEM, "no memory for the journal") : 0;
+    if (rc == 0)
+        rc = path_join(local->dir, config->aggregator_state_dir, "journal", err);
     if (rc != 0)
         local_close(&local->journal);
     else

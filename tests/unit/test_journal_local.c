@@ -187,6 +187,49 @@ static void commits_come_back(void **state) {
     again->ops->close(again);
 }
 
+static uint64_t bytes_read(void) {
+    unsigned long long n = 0;
+    FILE *io = fopen("/proc/self/io", "r");
+    assert_non_null(io);
+    assert_int_equal(fscanf(io, "rchar: %llu", &n), 1);
+    fclose(io);
+    return n;
+}
+
+static void a_start_reads_the_logs_once(void **state) {
+    (void)state;
+    struct model model, found;
+    struct stat st;
+    struct err err;
+    char path[PATH_SIZE];
+    model_clear(&model);
+    struct journal *journal = open_journal();
+    commit_rounds(journal, &model, 0, 2000);
+    journal->ops->close(journal);
+    in_journal(LOG_ONE, path);
+    assert_int_equal(stat(path, &st), 0);
+    assert_true(st.st_size > 1000000);
+    assert_int_equal(journal_local_open_readonly(&journal, &config, &err), 0);
+    uint64_t before = bytes_read();
+    assert_holds(journal, &model);
+    assert_true(bytes_read() - before < (uint64_t)st.st_size * 3 / 2);
+    journal->ops->close(journal);
+    // The rest of a start goes on with what was committed when it began, also when others have committed since.
+    journal = open_journal();
+    model_clear(&found);
+    assert_int_equal(journal->ops->load(journal, 1, on_record, NULL, found.values[1], &found.positions[1], &err), 0);
+    struct batch *batch;
+    assert_int_equal(batch_create(&batch, PARTITIONS), 0);
+    put(batch, &model, 1, 5, 77);
+    advance(batch, &model, 1, 99999);
+    assert_int_equal(journal->ops->commit(journal, batch, &err), 0);
+    batch_free(batch);
+    for (uint32_t i = 0; i < PARTITIONS; i++)
+        assert_int_equal(journal->ops->load(journal, i, on_record, NULL, found.values[i], &found.positions[i], &err), 0);
+    assert_memory_equal(&found, &model, sizeof found);
+    journal->ops->close(journal);
+}
+
 static void other_modes_and_partitions_are_refused(void **state) {
     (void)state;
     struct model model;
@@ -577,6 +620,7 @@ int main(void) {
     log_set_level(LOG_ERROR); // of torn ends there are many here
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(commits_come_back, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_start_reads_the_logs_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(other_modes_and_partitions_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_hook_stops_a_load, set_up, tear_down),
         cmocka_unit_test_setup_teardown(torn_ends_are_cut_off, set_up, tear_down),
