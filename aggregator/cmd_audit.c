@@ -84,9 +84,12 @@ static void print_json(const struct audit *audit, const char *day, bool terms) {
     printf("}\n");
 }
 
-static int not_closed(const char *day, bool json) {
+// `why`: NULL, or why nothing at all was measured.
+static int not_closed(const char *day, bool json, const char *why) {
     if (json)
         printf("{\"day\":\"%s\",\"closed\":false}\n", day);
+    if (why != NULL)
+        return cli_error(EXIT_OPEN, "%s was never measured: %s", day, why);
     return cli_error(EXIT_OPEN, "%s is not closed by every edge that takes part in it, or was never measured", day);
 }
 
@@ -108,7 +111,7 @@ static int run_audit(const struct config *config, const struct cli_values *value
     struct audit audit = audit_begin(day);
     int rc = audit_all(config, &audit, &err);
     if (rc == ERR_NOT_FOUND || (rc == 0 && !audit.closed))
-        return not_closed(text, json);
+        return not_closed(text, json, rc == 0 ? NULL : err.text);
     if (rc != 0)
         return cli_error(EXIT_UNAVAILABLE, "%s", err.text);
     if (exact && run_log_append(config, "audit.log", &err, "day=%s exact", text) != 0)

@@ -35,7 +35,7 @@ struct journal_ops {
 
 // [aggregator] state_dir/journal; takes the directory's lock. The state is kept per partition, so that load can feed one.
 int journal_local_open(struct journal **journal, const struct config *config, struct err *err) MUST_CHECK;
-// Read-only view for commands while an aggregator may be running: load only, no lock.
+// Read-only view for commands while an aggregator may be running: load only, no lock. ERR_NOT_FOUND: none ever ran.
 int journal_local_open_readonly(struct journal **journal, const struct config *config, struct err *err) MUST_CHECK;
 int journal_kafka_open_readonly(struct journal **journal, const struct config *config, struct err *err) MUST_CHECK;
 // The one that the configuration asks for.

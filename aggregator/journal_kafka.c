@@ -420,6 +420,25 @@ int journal_kafka_create(struct journal **out, struct kafka_session *session, st
     return 0;
 }
 
+// A consumer's question does not have a broker create the topic.
+static int state_topic_find(const struct journal_kafka *journal, struct err *err) {
+    const char *name = journal->config->kafka_topic_state;
+    const struct rd_kafka_metadata *metadata = NULL;
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(journal->watermarks, name, NULL);
+    CHECK(topic != NULL);
+    rd_kafka_resp_err_t code = rd_kafka_metadata(journal->watermarks, 0, topic, &metadata, KAFKA_CALL_MS);
+    rd_kafka_topic_destroy(topic);
+    if (code == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        CHECK(metadata->topic_cnt == 1);
+        code = metadata->topics[0].err;
+        rd_kafka_metadata_destroy(metadata);
+    }
+    if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        return err_set(err, ERR_NOT_FOUND, "there is no topic %s: no aggregator has run with these [kafka] brokers", name);
+    return code == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : err_set(err, ERR_UNREACHABLE, "cannot ask for the topic %s: %s", name,
+                                                            rd_kafka_err2str(code));
+}
+
 int journal_kafka_open_readonly(struct journal **out, const struct config *config, struct err *err) {
     // Only what is committed counts, so the last stable offset is the end here.
     static const char *const settings[] = {"isolation.level", "read_committed", NULL};
@@ -431,6 +450,10 @@ int journal_kafka_open_readonly(struct journal **out, const struct config *confi
     int rc = kafka_client_create(&journal->watermarks, RD_KAFKA_CONSUMER, config, settings, err);
     if (rc != 0) {
         free(journal);
+        return rc;
+    }
+    if ((rc = state_topic_find(journal, err)) != 0) {
+        close_journal(&journal->journal);
         return rc;
     }
     *out = &journal->journal;

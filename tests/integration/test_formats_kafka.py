@@ -47,6 +47,10 @@ class ThroughKafka(Scenario, unittest.TestCase):
         self.import_consent(TENANT, [(who, "informed", "2026-01-01") for who in people])
         mails = [(who, "transactional", 1, "gmail", FIRST_DAY + "T00:00:00Z", 0) for who in people]
         tokens = self.mint(TENANT, mails)
+        early = stack.cli("audit", "--day", FIRST_DAY, check=False)
+        self.assertEqual((early.returncode, early.stderr.decode()),
+                         (2, f"openveil: {FIRST_DAY} was never measured: there is no topic openveil.state: no aggregator has "
+                             "run with these [kafka] brokers\n"))
         stack.start_edge(wait=False)
         second = SecondEdge(stack)
         other = second.start_edge(wait=False)
