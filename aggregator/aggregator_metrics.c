@@ -4,6 +4,10 @@
     [METRIC_DROPPED + AGG_DROP_##reason] = {"openveil_aggregator_dropped", "reason=\"" #text "\"",                   \
                                             "Events not counted, by reason", METRIC_COUNTER_STEPPED, 0},
 
+#define TOPIC(outcome)                                                                                                 \
+    {"openveil_aggregator_consent_records", "outcome=\"" outcome "\"", "Records of the consent topic, by outcome",       \
+     METRIC_COUNTER_STEPPED, 0}
+
 struct metric aggregator_metrics[AGGREGATOR_METRICS] = {
     [METRIC_RECEIVED] = {"openveil_aggregator_received", "", "Events received", METRIC_COUNTER_STEPPED, 0},
     [METRIC_COUNTED] = {"openveil_aggregator_counted", "", "Events that changed what is known",
@@ -30,4 +34,8 @@ struct metric aggregator_metrics[AGGREGATOR_METRICS] = {
     [METRIC_PARTITIONS] = {"openveil_aggregator_partitions", "", "Partitions at work here", METRIC_GAUGE, 0},
     [METRIC_WAITING] = {"openveil_aggregator_partitions_waiting", "", "Partitions waiting for the consent store",
                         METRIC_GAUGE, 0},
+    [METRIC_TOPIC + CONSENT_TOPIC_APPLIED] = TOPIC("applied"),
+    [METRIC_TOPIC + CONSENT_TOPIC_SUPERSEDED] = TOPIC("superseded"),
+    [METRIC_TOPIC + CONSENT_TOPIC_REJECTED] = TOPIC("rejected"),
+    [METRIC_TOPIC + CONSENT_TOPIC_PASSED] = TOPIC("contact"),
 };

@@ -2,6 +2,7 @@
 #ifndef OPENVEIL_AGGREGATOR_METRICS_H
 #define OPENVEIL_AGGREGATOR_METRICS_H
 
+#include "common/consent_topic.h"
 #include "common/metrics.h"
 #include "common/reasons.h"
 
@@ -23,6 +24,8 @@ enum aggregator_metric {
     METRIC_CONTACTS,
     METRIC_PARTITIONS,
     METRIC_WAITING,
+    METRIC_TOPIC, // in the order of enum consent_topic_count
+    METRIC_TOPIC_LAST = METRIC_TOPIC + CONSENT_TOPIC_COUNTS - 1,
     AGGREGATOR_METRICS
 };
 

@@ -2,6 +2,7 @@
 // messages, engine.c queues them, engine_message.c and engine_block.c decide (decide.c) with consent, engine_commit.c
 // makes it durable, engine_release.c lets the only thing out that ever leaves.
 #include "aggregator/aggregator_metrics.h"
+#include "aggregator/consent_follower.h"
 #include "aggregator/engine.h"
 #include "common/admin.h"
 #include "common/check.h"
@@ -25,6 +26,7 @@ struct aggregator {
     struct source *source;
     struct consent_client *consent;
     struct engine *engine;
+    struct consent_follower *follower;
     struct admin *admin;
     struct service *service;
     uv_signal_t signals[2];
@@ -116,6 +118,8 @@ static int aggregator_start(struct aggregator *aggregator, struct err *err) {
         aggregator->engine_started = true;
         rc = engine_start(aggregator->engine, err);
     }
+    if (rc == 0)
+        rc = consent_follower_start(&aggregator->follower, config, err);
     const struct service_hooks news = {.ready = aggregator_ready, .arg = aggregator};
     return rc != 0 ? rc : service_start(&aggregator->service, &aggregator->loop, &news, err);
 }
@@ -124,6 +128,7 @@ static int aggregator_start(struct aggregator *aggregator, struct err *err) {
 static int aggregator_stop(struct aggregator *aggregator) {
     struct err err;
     service_stop(aggregator->service);
+    consent_follower_stop(aggregator->follower);
     admin_stop(aggregator->admin);
     if (aggregator->engine_started && engine_stop(aggregator->engine, &err) != 0) {
         log_error("%s", err.text);

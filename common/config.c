@@ -361,9 +361,10 @@ static void finish_rehearsal(struct parser *parser) {
 static void finish_topics(struct parser *parser) {
     const struct config *config = parser->config;
     const char *topics[] = {config->kafka_topic_events, config->kafka_topic_state, config->kafka_topic_releases,
-                            config->consent_log_topic};
+                            config->consent_log_topic, config->consent_rejects_topic, config->consent_topic};
     static const int rows[] = {CONFIG_AT_kafka_topic_events, CONFIG_AT_kafka_topic_state,
-                               CONFIG_AT_kafka_topic_releases, CONFIG_AT_consent_log_topic};
+                               CONFIG_AT_kafka_topic_releases, CONFIG_AT_consent_log_topic,
+                               CONFIG_AT_consent_rejects_topic, CONFIG_AT_consent_topic};
     for (size_t i = 0; i < ARRAY_LEN(topics); i++) {
         if (strspn(topics[i], NAME_CHARACTERS) != strlen(topics[i]))
             problem(parser, parser->lines[rows[i]], "%s must be made of letters, digits, dot, dash and underscore",

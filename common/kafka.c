@@ -163,6 +163,11 @@ static const struct setting releases_settings[] = {
     {"cleanup.policy", "compact"},
     {"message.timestamp.type", "CreateTime"},
 };
+// What platforms write, and what was bad of it: some days to look at.
+static const struct setting consent_settings[] = {
+    {"cleanup.policy", "delete"},
+    {"retention.ms", "604800000"},
+};
 
 struct topic_plan {
     const char *name;
@@ -179,6 +184,10 @@ static struct topic_plan plan_of(const struct config *config, enum kafka_topic t
         return (struct topic_plan){config->kafka_topic_state, topic, state_settings, ARRAY_LEN(state_settings)};
     case KAFKA_CONSENT_LOG:
         return (struct topic_plan){config->consent_log_topic, topic, state_settings, ARRAY_LEN(state_settings)};
+    case KAFKA_CONSENT:
+        return (struct topic_plan){config->consent_topic, topic, consent_settings, ARRAY_LEN(consent_settings)};
+    case KAFKA_CONSENT_REJECTS:
+        return (struct topic_plan){config->consent_rejects_topic, topic, consent_settings, ARRAY_LEN(consent_settings)};
     case KAFKA_RELEASES:
         break;
     }
@@ -414,8 +423,9 @@ static int topic_ensure_once(rd_kafka_t *rk, const struct config *config, const 
     }
     if (rc == ERR_NOT_FOUND)
         return err_set(err, ERR_UNREACHABLE, "the topic %s is not there yet", plan->name);
-    // Released lines are anonymous and keyed: whoever made that topic may have chosen its partitions and retention.
-    if (rc != 0 || plan->topic == KAFKA_RELEASES)
+    // Released lines are anonymous and keyed, and consent comes from outside: whoever made those topics may have chosen
+    // their partitions and retention.
+    if (rc != 0 || plan->topic == KAFKA_RELEASES || plan->topic == KAFKA_CONSENT || plan->topic == KAFKA_CONSENT_REJECTS)
         return rc;
     rc = topic_partitions_check(rk, config, plan, timeout_ms, err);
     return rc == 0 ? facts_check(plan, &facts, err) : rc;

@@ -14,9 +14,16 @@ int kafka_conf_set(rd_kafka_conf_t *conf, const char *name, const char *value, s
 int kafka_client_create(rd_kafka_t **rk, rd_kafka_type_t type, const struct config *config, const char *const *settings,
                         struct err *err) MUST_CHECK;
 
-enum kafka_topic { KAFKA_EVENTS, KAFKA_STATE, KAFKA_RELEASES, KAFKA_CONSENT_LOG };
+enum kafka_topic {
+    KAFKA_EVENTS,
+    KAFKA_STATE,
+    KAFKA_RELEASES,
+    KAFKA_CONSENT_LOG,
+    KAFKA_CONSENT,
+    KAFKA_CONSENT_REJECTS
+};
 // Creates the topic with its settings where it is missing and checks the number of partitions of events, state and consent
-// log, and that they keep what nobody has read and erase in time; a releases topic is taken as it is. ERR_REFUSED where
+// log, and that they keep what nobody has read and erase in time; the other topics are taken as they are. ERR_REFUSED where
 // they differ, ERR_UNREACHABLE where no broker answers within `timeout_ms`.
 int kafka_topic_ensure(rd_kafka_t *rk, const struct config *config, enum kafka_topic topic, int timeout_ms,
                        struct err *err) MUST_CHECK;

@@ -16,6 +16,7 @@ static const struct cli_command *const commands[] = {
     &cmd_consent_get,
     &cmd_consent_import,
     &cmd_consent_inform,
+    &cmd_consent_follow,
     &cmd_consent_export,
     &cmd_consent_count,
     &cmd_consent_report,
