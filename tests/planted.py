@@ -231,6 +231,14 @@ class Planted:
         for address in (self.stack.edge_admin, self.stack.aggregator_admin):
             for path in ("/metrics", "/ready", "/live"):
                 self.outputs.append((path, http_get(address, path)[1].encode()))
+        self.check_counters(http_get(self.stack.aggregator_admin, "/metrics")[1])
+
+    def check_counters(self, text):
+        """Nobody sees one person's outcome in the aggregator's numbers."""
+        found = re.findall(r"^openveil_aggregator_(\w+)(?:\{reason=\"\w+\"\})? (\d+)$", text, re.M)
+        numbers = [(name, value) for name, value in found if name.endswith("_total") or name == "contacts"]
+        self.assertGreater(len(numbers), 10)
+        self.assertEqual([pair for pair in numbers if int(pair[1]) % 100 != 0], [])
 
     def make_mistakes(self):
         """A message about a bad line names its number, not what is in it."""
