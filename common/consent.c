@@ -3,6 +3,7 @@
 #include "common/bytes.h"
 #include "common/clock.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 const char *const consent_state_names[CONSENT_STATES] = {"unknown", "informed", "granted",
@@ -91,19 +92,47 @@ static bool record_valid(const struct consent_record *record) {
     return record->granted_since >= record->allowed_since && record->granted_since <= record->since;
 }
 
+// The days that a state begins with.
+static uint32_t plain_allowed(const struct consent_record *record) {
+    return consent_state_leaves(record->state) ? DAY_NONE : record->since;
+}
+
+static uint32_t plain_granted(const struct consent_record *record) {
+    return record->state == CONSENT_GRANTED ? record->since : DAY_NONE;
+}
+
+static bool days_plain(const struct consent_record *record) {
+    return record->allowed_since == plain_allowed(record) && record->granted_since == plain_granted(record);
+}
+
+#define DAYS_FOLLOW 8u
+
+// What follows the version; false where only damage explains it.
+static bool read_record(struct reader *r, uint8_t version, struct consent_record *record) {
+    uint8_t head = read_u8(r);
+    size_t id_len = version == 1 ? 0 : head >> 4;
+    bool days = version == 1 || (head & DAYS_FOLLOW) != 0;
+    record->state = version == 1 ? head : head & (DAYS_FOLLOW - 1);
+    record->since = read_u16(r);
+    record->allowed_since = days ? read_u16(r) : plain_allowed(record);
+    record->granted_since = days ? read_u16(r) : plain_granted(record);
+    const uint8_t *id = id_len > sizeof record->change_id ? NULL : read_bytes(r, id_len);
+    if (id == NULL || (id_len > 0 && id[0] == 0))
+        return false;
+    for (size_t i = 0; i < id_len; i++)
+        record->change_id = record->change_id << 8 | id[i];
+    return version == 1 || days != days_plain(record);
+}
+
 void consent_record_decode(const uint8_t *data, size_t len, struct consent_record *record) {
     CHECK(record != NULL);
     *record = (struct consent_record){0};
     struct reader r = reader_of(data, len);
     uint8_t version = read_u8(&r);
-    record->state = read_u8(&r);
-    record->since = read_u16(&r);
-    record->allowed_since = read_u16(&r);
-    record->granted_since = read_u16(&r);
+    bool good = (version == 1 || version == CONSENT_RECORD_VERSION) && read_record(&r, version, record);
     size_t notice_len = reader_left(&r);
     const uint8_t *notice = read_bytes(&r, notice_len);
-    if (r.bad || version != CONSENT_RECORD_VERSION || !record_valid(record) ||
-        !notice_bytes_valid(notice, notice_len)) {
+    if (!good || r.bad || !record_valid(record) || !notice_bytes_valid(notice, notice_len)) {
         *record = (struct consent_record){.unreadable = true};
         return;
     }
@@ -114,14 +143,35 @@ size_t consent_record_encode(const struct consent_record *record, uint8_t out[CO
     CHECK(!record->unreadable && record_valid(record) && notice_valid(record->notice));
     CHECK(record->since <= UINT16_MAX);
     struct writer w = writer_of(out, CONSENT_RECORD_MAX);
+    uint8_t id[8];
+    size_t zeros = 0;
+    store_u64(id, record->change_id);
+    while (zeros < sizeof id && id[zeros] == 0)
+        zeros++;
+    bool plain = days_plain(record);
     write_u8(&w, CONSENT_RECORD_VERSION);
-    write_u8(&w, record->state);
+    write_u8(&w, (uint8_t)((sizeof id - zeros) << 4 | (plain ? 0 : DAYS_FOLLOW) | record->state));
     write_u16(&w, (uint16_t)record->since);
-    write_u16(&w, (uint16_t)record->allowed_since);
-    write_u16(&w, (uint16_t)record->granted_since);
+    if (!plain) {
+        write_u16(&w, (uint16_t)record->allowed_since);
+        write_u16(&w, (uint16_t)record->granted_since);
+    }
+    write_bytes(&w, id + zeros, sizeof id - zeros);
     write_bytes(&w, record->notice, strlen(record->notice));
     CHECK(!w.bad);
     return (size_t)(w.at - out);
+}
+
+bool consent_joined(const char *joined, uint64_t epoch) {
+    uint64_t after, up_to;
+    int used = 0;
+    CHECK(joined != NULL);
+    while (sscanf(joined, "%15" SCNu64 "-%15" SCNu64 "%n", &after, &up_to, &used) == 2) {
+        if (epoch > after && epoch <= up_to)
+            return true;
+        joined += used;
+    }
+    return false;
 }
 
 size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32_t tenant, unsigned bits,

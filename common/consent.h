@@ -28,6 +28,7 @@ struct consent_record {
     uint32_t since;         // day of this state
     uint32_t allowed_since; // since when informed or granted has held without a break; DAY_NONE: it does not
     uint32_t granted_since; // since when granted has; DAY_NONE: it does not
+    uint64_t change_id;     // of the change that made it; 0 where version 1 did not keep one
     char notice[NOTICE_MAX + 1];
     uint8_t excludes; // bits 1 << enum purpose that its notice does not name (common/consent_notice.h); not stored
 };
@@ -45,21 +46,29 @@ uint32_t consent_needs(const struct consent_record *record, enum message_class m
 bool consent_allows(const struct consent_record *record, enum message_class message_class, enum regime regime,
                     bool has_basis, enum purpose purpose, uint32_t day);
 
-// The stored record, as the Redis Function writes it: version 1, state 1, since 2, allowed_since 2, granted_since 2,
-// the notice as text. Anything else decodes as `unreadable` (never as an allowing record).
-#define CONSENT_RECORD_VERSION 1
-#define CONSENT_RECORD_MAX (8 + NOTICE_MAX)
+// The stored record, as the Redis Function writes it: version 1; 1 byte of which the high nibble says how many bytes the
+// change id has (0: it is 0), bit 3 whether the next two days are there, and the rest the state; since 2; allowed_since 2
+// and granted_since 2 unless they are what the state begins with (none where it was left, `since` otherwise); the change
+// id without leading zeros; the notice as text. Version 1 had state 1, all three days and no id. Anything else decodes
+// as `unreadable` (never as an allowing record).
+#define CONSENT_RECORD_VERSION 2
+#define CONSENT_RECORD_MAX (16 + NOTICE_MAX)
 void consent_record_decode(const uint8_t *data, size_t len, struct consent_record *record);
 size_t consent_record_encode(const struct consent_record *record, uint8_t out[CONSENT_RECORD_MAX]);
 
 // Keys of one partition share the hash tag {p}:
-//   ov:{p}:meta              hash: mode (production|rehearsal), epoch, hash (hex SHA-1 chain), version
+//   ov:{p}:meta              hash: mode (production|rehearsal), epoch, hash (hex SHA-1 chain), version, seed (of salts),
+//                            joined (ranges <epoch>-<epoch> whose stamps lead on), joining (while a repair is under way)
 //   ov:{p}:bits              hash: tenant -> how many upper bits of the pseudonym select the bucket
 //   ov:{p}:c:<tenant>:<b>    hash, the bucket of upper bits b (lower-case hex): field = the pseudonym's 8 bytes less
 //                            the whole bytes that b fixes, value = the record
-//   ov:{p}:changes           stream, entry id <epoch>-0: t tenant, p pseudonym (hex), s state, d since, n notice,
-//                            h hash (hex); s is also erased, rebucketed (a tenant) or notice (added), p zeros then
+//   ov:{p}:changes           stream, entry id <epoch>-0: common/consent_entry.h
+//   ov:{p}:links             hash: <epoch>:<hash> of an entry that was erased from the stream -> its x, or -
+//   ov:{p}:applied           stream: w who, e epoch up to which it has applied all changes; the id is the time
 //   ov:{p}:notices           hash: version of a notice -> purposes, language, first day, SHA-256 (hex) of its text
+// Whether `joined` (a NUL-terminated list of ranges) has a range in which the epoch lies: after its first number, up to
+// its second. Anything else in the text ends the list.
+bool consent_joined(const char *joined, uint64_t epoch);
 #define CONSENT_KEY_SIZE 80
 #define CONSENT_BITS_DEFAULT 8
 #define CONSENT_BITS_MAX 28

@@ -2,15 +2,20 @@
 -- The one door through which consent changes (openveil, FORMATS 4). A Redis Function runs to its end before anything
 -- else does, so a contact's record, the partition's epoch, the chained hash and the change stream move together.
 -- Keys of partition p, all in one cluster slot: ov:{p}:meta, ov:{p}:bits, ov:{p}:changes, ov:{p}:notices,
--- ov:{p}:c:<tenant>:<bucket>.
--- common/consent.c reads what is written here; common/CONSENT.md shows how to call it.
+-- ov:{p}:links, ov:{p}:applied, ov:{p}:c:<tenant>:<bucket>.
+-- common/consent.c and common/consent_entry.c read what is written here; common/CONSENT.md shows how to call it.
 
-local VERSION = 2             -- of this library; CONSENT_LIBRARY_VERSION in common/consent_client.c
+local VERSION = 3             -- of this library; CONSENT_LIBRARY_VERSION in common/consent_client.c
 local SCHEMA = '1'            -- of the stored keys
-local RECORD_VERSION = 1
+local RECORD_VERSION = 2
+local DAYS_FOLLOW = 8         -- in the record's second byte
 local STREAM_LENGTH = 1000000 -- changes that the stream keeps; CONSENT_STREAM_KEEPS in common/consent_job.h
 local CHANGES_MAX = 1000
-local FIELDS_A_CHANGE = 5
+local APPLIED_LENGTH = 10000
+local FORGOTTEN_MAX = 500     -- entries of the stream that one call erases
+local LINKS_LOOKED_AT = 20    -- for one that has become useless, at each call that makes one
+local JOIN_GAP = 500000       -- epochs that a joined branch may be ahead of the log; less than STREAM_LENGTH
+local JOINS_MAX = 16
 local BITS_DEFAULT = 8
 local BITS_MAX = 28
 local BUCKET_CONTACTS = 64    -- buckets of a sized tenant begin half to wholly as full; Redis packs up to 128
@@ -48,8 +53,9 @@ local function open_partition(key, mode)
     if mode ~= 'production' and mode ~= 'rehearsal' then
         return nil, redis.error_reply('OVARGS the mode must be production or rehearsal')
     end
-    local meta = redis.call('HMGET', key, 'mode', 'epoch', 'hash', 'version')
-    local part = {key = key, prefix = key:sub(1, -5), mode = mode, epoch = 0, hash = NO_HASH, bits = {}}
+    local meta = redis.call('HMGET', key, 'mode', 'epoch', 'hash', 'version', 'seed')
+    local part = {key = key, prefix = key:sub(1, -5), mode = mode, epoch = 0, hash = NO_HASH, seed = meta[5] or '',
+        bits = {}}
     part.new = not meta[1]
     if part.new then
         if redis.call('EXISTS', part.prefix .. 'changes', part.prefix .. 'bits', part.prefix .. 'notices') ~= 0 then
@@ -72,7 +78,8 @@ local function open_partition(key, mode)
 end
 
 local function save_partition(part)
-    redis.call('HSET', part.key, 'mode', part.mode, 'epoch', decimal(part.epoch), 'hash', part.hash, 'version', SCHEMA)
+    redis.call('HSET', part.key, 'mode', part.mode, 'epoch', decimal(part.epoch), 'hash', part.hash, 'version', SCHEMA,
+        'seed', part.seed)
 end
 
 local function bits_of(part, tenant)
@@ -98,20 +105,69 @@ local function place(part, tenant, pseudonym, bits)
     return part.prefix .. 'c:' .. tenant .. ':' .. string.format('%x', bucket), field
 end
 
+-- A change id is 64 bits: two numbers of 32, since Lua's are doubles. From canonical decimal text, or nil.
+local function read_id(text)
+    if not text:find('^%d+$') or #text > 20 or (#text > 1 and text:sub(1, 1) == '0') then
+        return nil
+    end
+    local high, low = 0, 0
+    for at = 1, #text, 6 do
+        local digits = text:sub(at, at + 5)
+        local scale = 10 ^ #digits
+        local value = low * scale + tonumber(digits)
+        low = value % 2 ^ 32
+        high = high * scale + math.floor(value / 2 ^ 32)
+    end
+    if high >= 2 ^ 32 then
+        return nil
+    end
+    return {high = high, low = low}
+end
+
+local function id_of(epoch)
+    return {high = math.floor(epoch / 2 ^ 32), low = epoch % 2 ^ 32}
+end
+
+-- Version 1 has both days and no id. In version 2 the days that a state begins with are left out.
 local function unpack_record(value)
     if not value then
         return {state = 0}
     end
-    if #value < 9 or value:byte(1) ~= RECORD_VERSION then
+    local version, head = value:byte(1, 2)
+    if version == 1 and #value >= 9 then
+        local _, state, since, allowed_since, granted_since = struct.unpack('>BBHHH', value)
+        return {state = state, since = since, allowed_since = allowed_since, granted_since = granted_since,
+            id = {high = 0, low = 0}, notice = value:sub(9)}
+    end
+    local id_len = head and math.floor(head / 16) or 9
+    local days = head and bit.band(head, DAYS_FOLLOW) ~= 0
+    local at = days and 9 or 5
+    if version ~= RECORD_VERSION or id_len > 8 or #value < at + id_len then
         return {unreadable = true}
     end
-    local _, state, since, allowed_since, granted_since = struct.unpack('>BBHHH', value)
-    return {state = state, since = since, allowed_since = allowed_since, granted_since = granted_since,
-        notice = value:sub(9)}
+    local record = {state = head % DAYS_FOLLOW, notice = value:sub(at + id_len)}
+    record.since = struct.unpack('>H', value, 3)
+    if days then
+        record.allowed_since, record.granted_since = struct.unpack('>HH', value, 5)
+    else
+        record.allowed_since = leaves(record.state) and 0 or record.since
+        record.granted_since = record.state == GRANTED and record.since or 0
+    end
+    local high, low = struct.unpack('>I4I4', string.rep('\0', 8 - id_len) .. value:sub(at, at + id_len - 1))
+    record.id = {high = high, low = low}
+    return record
 end
 
--- The five words of a change, checked; nil and why not.
-local function read_change(args, at, today)
+local function pack_record(record)
+    local id = struct.pack('>I4I4', record.id.high, record.id.low):gsub('^%z+', '')
+    local plain = record.allowed_since == (leaves(record.state) and 0 or record.since)
+        and record.granted_since == (record.state == GRANTED and record.since or 0)
+    return struct.pack('>BBH', RECORD_VERSION, #id * 16 + (plain and 0 or DAYS_FOLLOW) + record.state, record.since)
+        .. (plain and '' or struct.pack('>HH', record.allowed_since, record.granted_since)) .. id .. record.notice
+end
+
+-- The words of a change, checked; nil and why not. `with_id`: the sixth is its change id.
+local function read_change(args, at, today, with_id)
     local change = {tenant = args[at], pseudonym = args[at + 1]:lower(), name = args[at + 2], notice = args[at + 4]}
     change.state = STATES[change.name]
     change.since = integer(args[at + 3], 1, 65535)
@@ -127,6 +183,13 @@ local function read_change(args, at, today)
         return nil, 'invalid: the day is after tomorrow'
     elseif #change.notice < 1 or #change.notice > 32 or not change.notice:find('^[\32-\126]+$') then
         return nil, "invalid: the notice's version is not 1 to 32 printable ASCII characters"
+    end
+    if with_id and args[at + 5] ~= '-' then
+        change.id = read_id(args[at + 5])
+        if not change.id then
+            return nil, 'invalid: the change id is not - or a number from 0 to 18446744073709551615'
+        end
+        change.id_text = args[at + 5]
     end
     return change
 end
@@ -162,92 +225,140 @@ local function notice_refusal(part, change)
     return nil
 end
 
--- Whether the new notice names a purpose that the old one did not.
+-- Whether the new notice names a purpose that the old one did not, as far as can be told.
 local function names_more(part, old, new)
-    if not part.any_notice or old == new then
+    if old == new then
         return false
     end
     local before, after = notice_of(part, old), notice_of(part, new)
-    return not before or bit.band(after.purposes, bit.bnot(before.purposes)) ~= 0
+    return not before or not after or bit.band(after.purposes, bit.bnot(before.purposes)) ~= 0
 end
 
--- Why the record forbids the change, or nil.
-local function refusal(old, change)
-    if old.unreadable then
-        return not leaves(change.state) and 'refused: the record was written by another version and can only be left'
-            or nil
+-- Whether the purposes of two notices differ, or cannot be told.
+local function names_other(part, one, other)
+    return names_more(part, one, other) or names_more(part, other, one)
+end
+
+-- Which of a change and a record decides, whatever came first: `informed` is legal only before all others; then the
+-- day; on one day leaving wins; then the change id. State and notice settle it between changes that share an id.
+local function decides(change, old)
+    if (change.state == INFORMED) ~= (old.state == INFORMED) then
+        return old.state == INFORMED
+    elseif change.since ~= old.since then
+        return change.since > old.since
+    elseif leaves(change.state) ~= leaves(old.state) then
+        return leaves(change.state)
+    elseif change.id.high ~= old.id.high then
+        return change.id.high > old.id.high
+    elseif change.id.low ~= old.id.low then
+        return change.id.low > old.id.low
+    elseif change.state ~= old.state then
+        return change.state > old.state
     end
-    if old.state == 0 then
-        return nil
-    end
-    if change.since < old.since then
-        return 'refused: the record holds a later day'
-    end
+    return change.notice > old.notice
+end
+
+-- Why a change that does not decide is refused.
+local function refusal(change, old)
     if change.state == INFORMED and old.state ~= INFORMED then
         return 'refused: informed can follow only unknown or informed'
-    end
-    if not leaves(change.state) and leaves(old.state) and change.since == old.since then
+    elseif change.since < old.since then
+        return 'refused: the record holds a later day'
+    elseif leaves(old.state) and not leaves(change.state) then
         return 'refused: the contact left on that day'
     end
-    return nil
+    return 'refused: the record holds a later change of that day'
 end
 
--- What a wider notice adds has not been allowed before, so its days begin anew.
-local function pack_record(part, old, change)
-    local allowed_since, granted_since = 0, 0
-    if not leaves(change.state) then
-        local was_allowed = old.state == INFORMED or old.state == GRANTED
-        local wider = was_allowed and names_more(part, old.notice, change.notice)
-        allowed_since = was_allowed and not wider and old.allowed_since or change.since
-        if change.state == GRANTED then
-            granted_since = old.state == GRANTED and not wider and old.granted_since or change.since
-        end
+-- The record after a change that decides. What a wider notice adds has not been allowed before, so its days begin anew.
+local function follow(part, change, old)
+    local record = {state = change.state, since = change.since, id = change.id, notice = change.notice,
+        allowed_since = 0, granted_since = 0}
+    if leaves(change.state) then
+        return record
     end
-    return struct.pack('>BBHHH', RECORD_VERSION, change.state, change.since, allowed_since, granted_since)
-        .. change.notice
+    local goes_on = (old.state == INFORMED or old.state == GRANTED) and change.since >= old.since
+        and not names_more(part, old.notice, change.notice)
+    record.allowed_since = goes_on and old.allowed_since or change.since
+    if change.state == GRANTED then
+        record.granted_since = goes_on and old.state == GRANTED and old.granted_since or change.since
+    end
+    return record
+end
+
+-- The record after one that does not: its days no longer reach back over a day on which the contact had left, or was
+-- shown other purposes. What else was between cannot be told, so they begin with the record's own. Nil: nothing changes.
+local function cut_days(part, change, old)
+    if leaves(old.state) or change.since > old.since
+        or not (leaves(change.state) or names_other(part, change.notice, old.notice)) then
+        return nil
+    end
+    local record = {state = old.state, since = old.since, id = old.id, notice = old.notice}
+    record.granted_since = (old.state ~= GRANTED or old.granted_since > change.since) and old.granted_since or old.since
+    -- Informed is legal only before all others, so what it allowed before the grant does not stand after one of them.
+    record.allowed_since = change.state == INFORMED and old.allowed_since > change.since and old.allowed_since
+        or old.state == GRANTED and record.granted_since or old.since
+    if record.allowed_since == old.allowed_since and record.granted_since == old.granted_since then
+        return nil
+    end
+    return record
 end
 
 -- The next epoch: chained, and in the stream. It can be refused (an entry of this epoch exists already), so it comes
--- before everything else that is written.
-local function advance(part, tenant, pseudonym, name, since, notice)
+-- before everything else that is written. The salt tells nothing once it is erased: the seed it came from is gone.
+local function advance(part, tenant, pseudonym, word, since, notice, id)
     local epoch = part.epoch + 1
-    local hash = redis.sha1hex(part.hash .. ' ' .. tenant .. ' ' .. pseudonym .. ' ' .. name .. ' ' .. since .. ' '
-        .. notice)
+    local salt = redis.sha1hex(part.seed .. ' salt')
+    local content = redis.sha1hex(salt .. ' ' .. tenant .. ' ' .. pseudonym .. ' ' .. word .. ' ' .. since .. ' ' .. notice
+        .. ' ' .. id)
+    local hash = redis.sha1hex(part.hash .. ' ' .. content)
     redis.call('XADD', part.prefix .. 'changes', 'MAXLEN', '~', STREAM_LENGTH, decimal(epoch) .. '-0', 't', tenant,
-        'p', pseudonym, 's', name, 'd', since, 'n', notice, 'h', hash)
+        'p', pseudonym, 's', word, 'd', since, 'n', notice, 'c', id, 'z', salt, 'h', hash)
     part.epoch, part.hash, part.changed = epoch, hash, true
+    part.seed = redis.sha1hex(part.seed .. ' next ' .. content)
 end
 
--- One change: the receipt, or a string that begins with "invalid:" or "refused:".
-local function apply(part, change)
+-- One change: the receipt, or a string that begins with "refused:". `again`: it is entered though it changes nothing.
+local function apply(part, change, again)
     local bits = bits_of(part, change.tenant)
     local chosen = bits or BITS_DEFAULT
     local bucket, field = place(part, change.tenant, change.pseudonym, chosen)
     local value = redis.call('HGET', bucket, field)
     local old = unpack_record(value)
-    local why = refusal(old, change) or (not leaves(change.state) and notice_refusal(part, change)) or nil
+    local same = old.state == change.state and old.since == change.since and old.notice == change.notice
+        and (not change.id or (change.id.high == old.id.high and change.id.low == old.id.low))
+    if same and not again then
+        return part.epoch
+    end
+    change.id = change.id or same and old.id or id_of(part.epoch + 1)
+    local fresh = old.state == 0 or (old.unreadable and leaves(change.state))
+    if old.unreadable and not fresh then
+        return 'refused: the record was written by another version and can only be left'
+    end
+    local now = fresh or same or decides(change, old)
+    local new = now and (same and old or follow(part, change, old)) or cut_days(part, change, old)
+    local why = (not new and not again and refusal(change, old))
+        or (new and not same and not leaves(change.state) and notice_refusal(part, change))
     if why then
         return why
     end
-    local new = pack_record(part, old, change)
-    if new == value then
-        return part.epoch
-    end
-    advance(part, change.tenant, change.pseudonym, change.name, decimal(change.since), change.notice)
+    advance(part, change.tenant, change.pseudonym, (now and '' or 'late-') .. change.name, decimal(change.since),
+        change.notice, change.id_text or '-')
     if not bits then
         redis.call('HSET', part.prefix .. 'bits', change.tenant, chosen)
         part.bits[change.tenant] = chosen
     end
-    redis.call('HSET', bucket, field, new)
-    return part.epoch
+    if new then
+        redis.call('HSET', bucket, field, pack_record(new))
+    end
+    return now and part.epoch or refusal(change, old)
 end
 
--- FCALL openveil_set 1 ov:{PARTITION}:meta MODE TODAY (TENANT PSEUDONYM STATE SINCE NOTICE)...
--- An array with, for each change, the receipt (an integer) or why not (a string).
-local function openveil_set(keys, args)
-    local n = (#args - 2) / FIELDS_A_CHANGE
+-- All changes of a call.
+local function apply_all(keys, args, words, again)
+    local n = (#args - 2) / words
     if #keys ~= 1 or n < 1 or n ~= math.floor(n) or n > CHANGES_MAX then
-        return redis.error_reply('OVARGS one key, the mode, today and 1 to 1000 changes of 5 words are needed')
+        return redis.error_reply('OVARGS one key, the mode, today and 1 to 1000 changes of ' .. words .. ' words are needed')
     end
     local today = integer(args[2], 1, 65535)
     if not today then
@@ -260,10 +371,10 @@ local function openveil_set(keys, args)
     local results = {}
     local ok, stopped = true, nil
     for i = 1, n do
-        local change, why = read_change(args, 3 + (i - 1) * FIELDS_A_CHANGE, today)
+        local change, why = read_change(args, 3 + (i - 1) * words, today, words > 5)
         if change then
             -- What went through before an unexpected error must still reach the epoch and hash below.
-            ok, why = pcall(apply, part, change)
+            ok, why = pcall(apply, part, change, again)
             if not ok then
                 stopped = type(why) == 'table' and (why.err or why[1]) or why
                 break
@@ -278,6 +389,24 @@ local function openveil_set(keys, args)
         return redis.error_reply('OVDAMAGED ' .. tostring(stopped))
     end
     return results
+end
+
+-- FCALL openveil_set 1 ov:{PARTITION}:meta MODE TODAY (TENANT PSEUDONYM STATE SINCE NOTICE)...
+-- An array with, for each change, the receipt (an integer) or why not (a string).
+local function openveil_set(keys, args)
+    return apply_all(keys, args, 5, false)
+end
+
+-- FCALL openveil_apply 1 ov:{PARTITION}:meta MODE TODAY (TENANT PSEUDONYM STATE SINCE NOTICE CHANGE_ID)...
+local function openveil_apply(keys, args)
+    return apply_all(keys, args, 6, false)
+end
+
+-- FCALL openveil_enter 1 ov:{PARTITION}:meta MODE TODAY (TENANT PSEUDONYM STATE SINCE NOTICE CHANGE_ID)...
+-- As openveil_apply; every change gets an entry, also one that changes nothing any more. For a repair, which enters the
+-- changes of a branch again.
+local function openveil_enter(keys, args)
+    return apply_all(keys, args, 6, true)
 end
 
 -- FCALL openveil_size_hint 1 ov:{PARTITION}:meta MODE TENANT CONTACTS
@@ -337,7 +466,7 @@ local function openveil_erase_tenant(keys, args)
     elseif 2 ^ bits > ERASED_BUCKETS_MAX then
         return 'refused: the tenant has more buckets than one call may remove'
     end
-    advance(part, tenant, NOBODY, 'erased', args[2], '-')
+    advance(part, tenant, NOBODY, 'erased', args[2], '-', '-')
     for bucket = 0, 2 ^ bits - 1 do
         redis.call('UNLINK', bucket_key(part, tenant, bucket))
     end
@@ -388,7 +517,7 @@ local function openveil_rebucket(keys, args)
     elseif contacts > BUCKET_CONTACTS_MAX / 2 * 2 ^ new_bits then
         return 'refused: more than 64 contacts a bucket: too few bits for ' .. decimal(contacts) .. ' contacts'
     end
-    advance(part, tenant, NOBODY, 'rebucketed', args[2], '-')
+    advance(part, tenant, NOBODY, 'rebucketed', args[2], decimal(new_bits), '-')
     local first, last, step = 0, 2 ^ bits - 1, 1
     if new_bits > bits then
         first, last, step = last, first, -1
@@ -427,10 +556,162 @@ local function openveil_notice_add(keys, args)
     elseif redis.call('HLEN', part.prefix .. 'notices') >= NOTICES_MAX then
         return 'refused: there are as many notices as there may be'
     end
-    advance(part, '0', NOBODY, 'notice', from, version)
+    advance(part, '0', NOBODY, 'notice', from, version .. ' ' .. value, '-')
     redis.call('HSET', part.prefix .. 'notices', version, value)
     save_partition(part)
     return part.epoch
+end
+
+-- Removes the content of one entry where it is about that contact; a link keeps its place in the chain.
+local function erase_entry(part, id, tenant, pseudonym)
+    local found = redis.call('XRANGE', part.prefix .. 'changes', id, id)[1]
+    local entry = {}
+    for i = 1, found and #found[2] or 0, 2 do
+        entry[found[2][i]] = found[2][i + 1]
+    end
+    if entry.t ~= tenant or entry.p ~= pseudonym then
+        return false
+    end
+    local content = entry.z and redis.sha1hex(entry.z .. ' ' .. entry.t .. ' ' .. entry.p .. ' ' .. entry.s .. ' '
+        .. entry.d .. ' ' .. entry.n .. ' ' .. entry.c) or '-'
+    redis.call('HSET', part.prefix .. 'links', id:sub(1, -3) .. ':' .. entry.h, content)
+    redis.call('XDEL', part.prefix .. 'changes', id)
+    return true
+end
+
+-- Links older than what the stream still shows prove nothing any more. A few at a time.
+local function drop_links(part)
+    local first = redis.call('XRANGE', part.prefix .. 'changes', '-', '+', 'COUNT', 1)[1]
+    local oldest = first and tonumber(first[1]:match('^%d+')) or 0
+    for _, field in ipairs(redis.call('HRANDFIELD', part.prefix .. 'links', LINKS_LOOKED_AT)) do
+        if tonumber(field:match('^%d+')) < oldest then
+            redis.call('HDEL', part.prefix .. 'links', field)
+        end
+    end
+end
+
+-- FCALL openveil_forget 1 ov:{PARTITION}:meta MODE TODAY TENANT PSEUDONYM KEEP [EPOCH]...
+-- KEEP: `nothing`, or `left` to keep the record of a contact that refused, withdrew or objected. EPOCH: entries of the
+-- stream to look at, up to 500; those about the contact go. The receipt, or a string that says why not.
+local function openveil_forget(keys, args)
+    local tenant, pseudonym, keep = args[3], args[4] and args[4]:lower(), args[5]
+    if #keys ~= 1 or #args < 5 or #args > 5 + FORGOTTEN_MAX or not integer(args[2], 1, 65535)
+        or not integer(tenant, 0, 4294967295) or #pseudonym ~= 16 or not pseudonym:find('^%x+$') or pseudonym == NOBODY
+        or (keep ~= 'nothing' and keep ~= 'left') then
+        return redis.error_reply('OVARGS one key, the mode, today, a tenant, a pseudonym, nothing or left and up to 500 '
+            .. 'epochs are needed')
+    end
+    local part, failure = open_partition(keys[1], args[1])
+    if not part then
+        return failure
+    end
+    for i = 6, #args do
+        if not integer(args[i], 1, 2 ^ 49) then
+            return redis.error_reply('OVARGS an epoch is not a number')
+        end
+    end
+    local bits = bits_of(part, tenant)
+    local bucket, field = place(part, tenant, pseudonym, bits or BITS_DEFAULT)
+    local record = unpack_record(bits and redis.call('HGET', bucket, field))
+    local goes = record.state ~= 0 and not (keep == 'left' and record.state and leaves(record.state))
+    -- First what can fail for want of anything: then all of it is done, or none.
+    if not goes and #args == 5 then
+        return part.epoch
+    end
+    advance(part, tenant, NOBODY, 'forgotten', args[2], '-', '-')
+    for i = 6, #args do
+        erase_entry(part, args[i] .. '-0', tenant, pseudonym)
+    end
+    if goes then
+        redis.call('HDEL', bucket, field)
+    end
+    drop_links(part)
+    save_partition(part)
+    return part.epoch
+end
+
+-- FCALL openveil_applied 1 ov:{PARTITION}:meta MODE TODAY WHO EPOCH
+-- Who has applied all changes up to an epoch; the time is the entry's id.
+local function openveil_applied(keys, args)
+    local who = args[3]
+    if #keys ~= 1 or #args ~= 4 or #who < 1 or #who > 79 or not who:find('^[%w/._:-]+$')
+        or not integer(args[4], 0, 2 ^ 49) then
+        return redis.error_reply('OVARGS one key, the mode, today, who and an epoch are needed')
+    end
+    local part, failure = open_partition(keys[1], args[1])
+    if not part then
+        return failure
+    elseif part.new then
+        return 'refused: the partition has no change'
+    end
+    redis.call('XADD', part.prefix .. 'applied', 'MAXLEN', '~', APPLIED_LENGTH, '*', 'w', who, 'e', args[4])
+    return part.epoch
+end
+
+-- FCALL openveil_join 1 ov:{PARTITION}:meta MODE TODAY SHARED LOG_EPOCH LOG_HASH
+-- Begins a repair: from now on changes are chained to the evidence log's last one, with epochs above those of the log
+-- and of this store. The store leads on from nothing that was before until openveil_joined ends the repair. The first
+-- new epoch but one. Beginning again, after an interruption, keeps the shared epoch of the first time.
+local function openveil_join(keys, args)
+    local shared, log_epoch, log_hash = args[3] and integer(args[3], 0, 2 ^ 48), args[4] and integer(args[4], 1, 2 ^ 48),
+        args[5]
+    if #keys ~= 1 or #args ~= 5 or not integer(args[2], 1, 65535) or not shared or not log_epoch or shared > log_epoch
+        or #log_hash ~= 40 or not log_hash:find('^%x+$') then
+        return redis.error_reply('OVARGS one key, the mode, today, the shared epoch, the log\'s epoch and hash are needed')
+    end
+    local part, failure = open_partition(keys[1], args[1])
+    if not part then
+        return failure
+    elseif shared > part.epoch then
+        return 'refused: the store has not reached the shared epoch'
+    end
+    local begun = redis.call('HGET', part.key, 'joining')
+    shared = begun and integer(begun, 0, shared) or shared
+    part.epoch = math.max(part.epoch, log_epoch) + JOIN_GAP
+    part.hash = log_hash:lower()
+    redis.call('HSET', part.key, 'joining', decimal(shared))
+    save_partition(part)
+    return part.epoch
+end
+
+-- FCALL openveil_joined 1 ov:{PARTITION}:meta MODE TODAY BEGUN
+-- Ends the repair that began with that epoch: the store leads on from everything after the shared epoch up to there.
+local function openveil_joined(keys, args)
+    local begun = args[3] and integer(args[3], 1, 2 ^ 49)
+    if #keys ~= 1 or #args ~= 3 or not integer(args[2], 1, 65535) or not begun then
+        return redis.error_reply('OVARGS one key, the mode, today and the epoch of the beginning are needed')
+    end
+    local part, failure = open_partition(keys[1], args[1])
+    if not part then
+        return failure
+    end
+    local shared = redis.call('HGET', part.key, 'joining')
+    if not shared or begun > part.epoch then
+        return 'refused: no repair was begun'
+    end
+    local range, ranges = shared .. '-' .. decimal(begun), {}
+    for word in (redis.call('HGET', part.key, 'joined') or ''):gmatch('%S+') do
+        ranges[#ranges + 1] = word
+    end
+    ranges[#ranges + 1] = range
+    advance(part, '0', NOBODY, 'joined', args[2], range, '-')
+    redis.call('HSET', part.key, 'joined', table.concat(ranges, ' ', math.max(1, #ranges - JOINS_MAX + 1)))
+    redis.call('HDEL', part.key, 'joining')
+    save_partition(part)
+    return part.epoch
+end
+
+-- FCALL openveil_stir 1 ov:{PARTITION}:meta BYTES
+-- Functions have no randomness of their own: the seed of the salts takes in some of the caller's.
+local function openveil_stir(keys, args)
+    if #keys ~= 1 or not keys[1]:find('^ov:{%d+}:meta$') or #args ~= 1 or #args[1] < 32 then
+        return redis.error_reply('OVARGS one key and 32 random bytes are needed')
+    end
+    local seed = redis.pcall('HGET', keys[1], 'seed')
+    if type(seed) ~= 'table' then
+        redis.call('HSET', keys[1], 'seed', redis.sha1hex((seed or '') .. ' stir ' .. args[1]))
+    end
+    return 1
 end
 
 -- Declared as a writing function on purpose: a replica, or a primary that may not write, answers with an error, and a
@@ -440,6 +721,13 @@ local function openveil_version()
 end
 
 redis.register_function('openveil_set', openveil_set)
+redis.register_function('openveil_apply', openveil_apply)
+redis.register_function('openveil_enter', openveil_enter)
+redis.register_function('openveil_forget', openveil_forget)
+redis.register_function('openveil_applied', openveil_applied)
+redis.register_function('openveil_join', openveil_join)
+redis.register_function('openveil_joined', openveil_joined)
+redis.register_function('openveil_stir', openveil_stir)
 redis.register_function('openveil_size_hint', openveil_size_hint)
 redis.register_function('openveil_erase_tenant', openveil_erase_tenant)
 redis.register_function('openveil_rebucket', openveil_rebucket)

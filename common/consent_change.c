@@ -3,13 +3,14 @@
 
 #include <inttypes.h>
 
-#define WORDS_A_CHANGE 5u
+#define WORDS_A_CHANGE 6u
 #define WORDS_BEFORE 6u
 
 struct change_text {
     char tenant[12];
     char pseudonym[17];
     char since[12];
+    char id[24];
 };
 
 // An error of the whole call. The library's own errors leave the connection alone; others say that it is of no use now.
@@ -86,7 +87,8 @@ static void send_size_hint(struct consent_job *job, const char *meta) {
 
 static void send_call(struct consent_job *job, const char *meta) {
     char today[12];
-    struct redis_arg args[WORDS_BEFORE + CONSENT_CALL_WORDS_MAX];
+    struct redis_arg args[WORDS_BEFORE + CONSENT_CALL_WORDS_MAX + CONSENT_CALL_MORE_MAX];
+    char numbers[CONSENT_CALL_MORE_MAX][24];
     size_t n = 0;
     snprintf(today, sizeof today, "%" PRIu32, job->today);
     const char *const before[] = {"FCALL", job->call->function, "1", meta, job_mode(job), today};
@@ -94,6 +96,10 @@ static void send_call(struct consent_job *job, const char *meta) {
         args[n] = redis_text(before[n]);
     for (size_t i = 0; i < job->call->n_words; i++)
         args[n++] = redis_text(job->call->words[i]);
+    for (size_t i = 0; i < job->call->n_more; i++) {
+        snprintf(numbers[i], sizeof numbers[i], "%" PRIu64, job->call->more[i]);
+        args[n++] = redis_text(numbers[i]);
+    }
     job_send(job, args, n, on_called);
 }
 
@@ -107,7 +113,8 @@ static void send_changes(struct consent_job *job, const char *meta) {
     }
     size_t n = 0;
     snprintf(today, sizeof today, "%" PRIu32, job->today);
-    const char *const before[] = {"FCALL", "openveil_set", "1", meta, job_mode(job), today};
+    const char *const before[] = {"FCALL", job->again ? "openveil_enter" : "openveil_apply", "1", meta,
+                                  job_mode(job), today};
     for (size_t i = 0; i < ARRAY_LEN(before); i++)
         args[n++] = redis_text(before[i]);
     for (size_t i = 0; i < job->n; i++) {
@@ -117,11 +124,13 @@ static void send_changes(struct consent_job *job, const char *meta) {
         snprintf(text->tenant, sizeof text->tenant, "%" PRIu32, change->tenant);
         snprintf(text->pseudonym, sizeof text->pseudonym, "%016" PRIx64, change->pseudonym);
         snprintf(text->since, sizeof text->since, "%" PRIu32, change->since);
+        snprintf(text->id, sizeof text->id, change->has_change_id ? "%" PRIu64 : "-", change->change_id);
         args[n++] = redis_text(text->tenant);
         args[n++] = redis_text(text->pseudonym);
         args[n++] = redis_text(consent_state_names[change->state]);
         args[n++] = redis_text(text->since);
         args[n++] = redis_text(change->notice);
+        args[n++] = redis_text(text->id);
     }
     CHECK(n == WORDS_BEFORE + WORDS_A_CHANGE * job->n);
     job_send(job, args, n, on_applied);

@@ -1,15 +1,17 @@
 #include "common/clock.h"
 #include "common/consent_job.h"
+#include "common/hmac.h"
 #include "common/log.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
 #include <uv.h>
 
-#define CONSENT_LIBRARY_VERSION 2
+#define CONSENT_LIBRARY_VERSION 3
 #define JOBS_ACTIVE_MAX 8u
 #define TICKS_TO_EXPIRE 4u
 #define PROBLEM_SIZE 400
+#define STIRRED_BYTES 32u
 #define LOG_AGAIN_MS 60000
 #define LOG_PAUSE_MS 1000
 
@@ -27,6 +29,7 @@ struct server {
     struct consent_client *client;
     struct redis_link *link;
     bool ready; // connected, and the Function library is there
+    bool stirred; // the seeds of the salts
 };
 
 struct consent_client {
@@ -88,13 +91,15 @@ static void job_free(struct consent_job *job) {
     free(job->items);
     free(job->layouts);
     free(job->notices);
+    free(job->own);
     free(job);
 }
 
 static void deliver_all(struct consent_client *client) {
     struct consent_job *job;
     while ((job = list_pop(&client->finished)) != NULL) {
-        bool stamped = job->status == 0 && (job->kind == JOB_LOOKUP || job->kind == JOB_SCAN);
+        bool stamped = job->status == 0 && (job->kind == JOB_LOOKUP || job->kind == JOB_SCAN ||
+                                            (job->kind == JOB_READ && job->read == READ_STAMP));
         job->done(job->arg, job->status, stamped ? &job->stamp : NULL);
         job_free(job);
     }
@@ -115,6 +120,8 @@ static void job_begin(struct consent_client *client, struct consent_job *job) {
     client->n_active++;
     if (job->kind == JOB_LOOKUP || job->kind == JOB_SCAN)
         consent_lookup_begin(job);
+    else if (job->kind == JOB_READ)
+        consent_read_begin(job);
     else
         consent_change_begin(job);
 }
@@ -246,6 +253,43 @@ static void expire_start(struct consent_client *client) {
 }
 
 // ---- the connections and the Function library -----------------------------------------------------------------------
+static void drop_for(struct server *server, const char *what, const redisReply *reply) {
+    char why[PROBLEM_SIZE];
+    snprintf(why, sizeof why, "%s: %.200s", what,
+             reply->type == REDIS_REPLY_ERROR ? reply->str : "it answers with something else");
+    redis_link_drop(server->link, why);
+}
+
+static void on_stirred(void *arg, const redisReply *reply) {
+    struct server *server = arg;
+    if (reply == NULL)
+        return;
+    if (reply->type == REDIS_REPLY_INTEGER)
+        server->stirred = true;
+    else
+        drop_for(server, "Redis cannot be used now", reply);
+}
+
+// Once: kernel randomness for the salts of each of its partitions.
+static bool server_stir(struct server *server) {
+    struct consent_client *client = server->client;
+    uint8_t bytes[STIRRED_BYTES];
+    bool sent = true;
+    for (uint32_t i = 0; i < client->partitions && sent && !server->stirred; i++) {
+        char key[CONSENT_KEY_SIZE], hex[2 * STIRRED_BYTES + 1];
+        if (redis_shards_of(client->shards, i) != (unsigned)(server - client->servers))
+            continue;
+        snprintf(key, sizeof key, "ov:{%" PRIu32 "}:meta", i);
+        bytes_random(bytes, sizeof bytes);
+        hex_encode(bytes, sizeof bytes, hex);
+        const struct redis_arg args[] = {redis_text("FCALL"), redis_text("openveil_stir"), redis_text("1"),
+                                         redis_text(key),     redis_text(hex)};
+        sent = redis_link_send(server->link, args, ARRAY_LEN(args), on_stirred, server) == 0;
+        bytes_wipe(hex, sizeof hex);
+    }
+    return sent;
+}
+
 static void client_look(struct consent_client *client) {
     client->ready = true;
     for (uint32_t partition = 0; partition < client->partitions && client->ready; partition++)
@@ -254,6 +298,10 @@ static void client_look(struct consent_client *client) {
 
 static void server_ready(struct server *server) {
     struct consent_client *client = server->client;
+    if (!server_stir(server)) {
+        redis_link_drop(server->link, "out of memory for Redis");
+        return;
+    }
     server->ready = true;
     redis_link_settled(server->link);
     client_look(client);
@@ -264,13 +312,6 @@ static void server_ready(struct server *server) {
         client->problem[0] = client->logged[0] = '\0';
     }
     jobs_begin(client);
-}
-
-static void drop_for(struct server *server, const char *what, const redisReply *reply) {
-    char why[PROBLEM_SIZE];
-    snprintf(why, sizeof why, "%s: %.200s", what,
-             reply->type == REDIS_REPLY_ERROR ? reply->str : "it answers with something else");
-    redis_link_drop(server->link, why);
 }
 
 static void on_loaded(void *arg, const redisReply *reply) {
@@ -381,8 +422,7 @@ void consent_client_free(struct consent_client *client) {
     uv_close((uv_handle_t *)&client->deliver, on_client_closed);
 }
 
-// Takes over `model`, or says why not.
-static int client_add(struct consent_client *client, const struct consent_job *model) {
+int job_add(struct consent_client *client, const struct consent_job *model) {
     CHECK(model->partition < client->partitions && model->done != NULL);
     if (client->closing)
         return ERR_UNREACHABLE;
@@ -402,61 +442,6 @@ static int client_add(struct consent_client *client, const struct consent_job *m
     jobs_begin(client);
     expire_start(client);
     return 0;
-}
-
-int consent_client_lookup(struct consent_client *client, uint32_t partition, struct consent_query *queries, size_t n,
-                          const struct consent_stamp *known, consent_done_fn done, void *arg) {
-    if (n > CONSENT_LOOKUP_MAX)
-        return ERR_LIMIT;
-    struct consent_job job = {
-        .kind = JOB_LOOKUP, .partition = partition, .queries = queries, .n = n, .done = done, .arg = arg};
-    if (known != NULL)
-        job.from = *known;
-    return client_add(client, &job);
-}
-
-int consent_client_scan(struct consent_client *client, uint32_t partition, uint32_t tenant,
-                        const struct consent_stamp *known, consent_each_fn each, consent_done_fn done, void *arg) {
-    CHECK(each != NULL);
-    struct consent_job job = {
-        .kind = JOB_SCAN, .partition = partition, .tenant = tenant, .each = each, .done = done, .arg = arg};
-    if (known != NULL)
-        job.from = *known;
-    return client_add(client, &job);
-}
-
-int consent_client_notices(struct consent_client *client, uint32_t partition, consent_notices_fn each,
-                           consent_done_fn done, void *arg) {
-    CHECK(each != NULL);
-    struct consent_job job = {
-        .kind = JOB_LOOKUP, .partition = partition, .each_notice = each, .done = done, .arg = arg};
-    return client_add(client, &job);
-}
-
-int consent_client_apply(struct consent_client *client, uint32_t partition, struct consent_change *changes, size_t n,
-                         uint32_t today, consent_done_fn done, void *arg) {
-    if (n == 0 || n > CONSENT_CHANGES_MAX)
-        return ERR_LIMIT;
-    struct consent_job job = {.kind = JOB_APPLY, .partition = partition, .changes = changes, .n = n, .today = today,
-                              .done = done, .arg = arg};
-    return client_add(client, &job);
-}
-
-int consent_client_size_hint(struct consent_client *client, uint32_t partition, uint32_t tenant, uint64_t contacts,
-                             consent_done_fn done, void *arg) {
-    struct consent_job job = {
-        .kind = JOB_SIZE, .partition = partition, .tenant = tenant, .contacts = contacts, .done = done, .arg = arg};
-    return client_add(client, &job);
-}
-
-int consent_client_call(struct consent_client *client, uint32_t partition, struct consent_call *call, uint32_t today,
-                        consent_done_fn done, void *arg) {
-    CHECK(call->n_words <= CONSENT_CALL_WORDS_MAX);
-    call->result = ERR_UNREACHABLE;
-    call->reason[0] = '\0';
-    struct consent_job job = {
-        .kind = JOB_CALL, .partition = partition, .call = call, .today = today, .done = done, .arg = arg};
-    return client_add(client, &job);
 }
 
 bool consent_client_connected(const struct consent_client *client) {

@@ -15,7 +15,7 @@
 
 enum consent_entry_kind {
     ENTRY_STATE,      // the contact's record now says `state`
-    ENTRY_LATE,       // "late-<state>": it came after a later change; the record keeps its state, its days begin later
+    ENTRY_LATE,       // "late-<state>": a later change decides; the record keeps its state, its days begin later
     // About no contact; the pseudonym is zero.
     ENTRY_ERASED,     // a whole tenant
     ENTRY_REBUCKETED, // a tenant; `notice`: the bits in force now

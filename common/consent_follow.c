@@ -313,32 +313,16 @@ static void scan_send(struct cycle *cycle) {
 }
 
 // ---- the streams ----------------------------------------------------------------------------------------------------
-// One change; false where it does not follow the last one or erased a tenant, and a scan is due.
-static bool entry_read(struct cycle *cycle, struct consent_stamp *told, const redisReply *entry) {
-    char id[32];
-    uint64_t tenant;
-    uint8_t bytes[8], hash[CONSENT_HASH_SIZE];
-    snprintf(id, sizeof id, "%" PRIu64 "-0", told->epoch + 1);
-    if (!reply_is_array(entry, 2) || !reply_is_text(entry->element[0], id))
+// One change; false where it does not follow the last one, erased a tenant or ended a repair, and a scan is due.
+static bool entry_read(struct cycle *cycle, struct consent_stamp *told, const redisReply *reply) {
+    struct consent_entry entry;
+    if (consent_entry_read(reply, &entry) != 0 || entry.epoch != told->epoch + 1 || entry.kind == ENTRY_ERASED ||
+        entry.kind == ENTRY_JOINED)
         return false;
-    const redisReply *fields = entry->element[1];
-    const redisReply *t = reply_field(fields, "t"), *p = reply_field(fields, "p"), *s = reply_field(fields, "s"),
-                     *h = reply_field(fields, "h");
-    if (t == NULL || p == NULL || s == NULL || h == NULL || s->type != REDIS_REPLY_STRING)
-        return false;
-    int state = consent_state_parse(s->str);
-    // A change that is about no contact and leaves all of them as they are.
-    bool other = reply_is_text(s, "rebucketed") || reply_is_text(s, "notice");
-    if ((state < 0 && !other) || reply_u64(t, UINT32_MAX, &tenant) != 0 || reply_hex(p, bytes, sizeof bytes) != 0 ||
-        reply_hex(h, hash, sizeof hash) != 0)
-        return false;
-    uint64_t pseudonym = 0;
-    for (size_t i = 0; i < sizeof bytes; i++)
-        pseudonym = pseudonym << 8 | bytes[i];
-    if (!other)
-        cycle->follow->hooks.state(cycle->follow->hooks.arg, (uint32_t)tenant, pseudonym, (uint8_t)state);
-    told->epoch++;
-    memcpy(told->hash, hash, sizeof hash);
+    if (entry.kind == ENTRY_STATE)
+        cycle->follow->hooks.state(cycle->follow->hooks.arg, entry.tenant, entry.pseudonym, entry.state);
+    *told = (struct consent_stamp){.epoch = entry.epoch};
+    memcpy(told->hash, entry.hash, sizeof told->hash);
     return true;
 }
 

@@ -1,5 +1,6 @@
-// Inside of the consent client, shared by common/consent_client.c (connection, queue, delivery), consent_lookup.c (what
-// a look-up or scan says to Redis) and consent_change.c (what a change says). Nobody else includes this.
+// Inside of the consent client, shared by common/consent_client.c (connection, queue, delivery), consent_calls.c (jobs),
+// and what a job says to Redis: consent_lookup.c (a look-up or scan), consent_change.c (a change) and consent_read.c
+// (reading the streams). Nobody else includes this.
 #ifndef OPENVEIL_CONSENT_JOB_H
 #define OPENVEIL_CONSENT_JOB_H
 
@@ -13,7 +14,8 @@
 #define CONSENT_STREAM_KEEPS 1000000u
 #define CONSENT_SCHEMA "1"
 
-enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE, JOB_CALL };
+enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE, JOB_CALL, JOB_READ };
+enum read_kind { READ_STAMP, READ_ENTRIES, READ_APPLIED };
 enum job_step { STEP_OPENING, STEP_BUCKETS, STEP_CLOSING };
 
 struct consent_item {
@@ -34,6 +36,13 @@ struct consent_cursor {
     size_t layout; // the item's tenant
 };
 
+// openveil_applied, whose words nobody else keeps.
+struct consent_applied_call {
+    struct consent_call call;
+    char who[CONSENT_WHO_MAX + 1];
+    char epoch[24];
+};
+
 struct consent_job {
     struct consent_job *next;
     struct consent_client *client;
@@ -50,6 +59,8 @@ struct consent_job {
     unsigned rounds;
     struct consent_stamp from;   // the store must lead on from it
     struct consent_stamp stamp;  // what it had reached when last read
+    bool joined; // `from` lies on a branch that a repair joined
+    bool doubt;  // the stream does not prove that the store leads on: a link may
     bool layout_moved;
     struct consent_notice *notices;
     size_t n_notices;
@@ -63,15 +74,25 @@ struct consent_job {
     consent_each_fn each;          // JOB_SCAN
     consent_notices_fn each_notice; // a JOB_LOOKUP of no contact may be about the notices
     struct consent_change *changes; // JOB_APPLY; the caller's
+    bool again;                     // they are entered though they change nothing
     uint32_t today;
     uint32_t tenant;   // JOB_SIZE
     uint64_t contacts; // JOB_SIZE
-    struct consent_call *call; // JOB_CALL; the caller's
+    struct consent_call *call; // JOB_CALL; the caller's, or `own`
+    struct consent_applied_call *own;
+    enum read_kind read; // JOB_READ
+    uint64_t after;      // entries of later epochs
+    size_t max;
+    consent_entry_fn each_entry;
+    consent_applied_fn each_applied;
 };
 
+// Queues a copy of the job, or says why not: ERR_LIMIT, ERR_NOMEM, ERR_UNREACHABLE (the client is being freed).
+int job_add(struct consent_client *client, const struct consent_job *model) MUST_CHECK;
 // A connection exists: say what the job has to say. Ends in job_finish, at once or once the answers are in.
 void consent_lookup_begin(struct consent_job *job);
 void consent_change_begin(struct consent_job *job);
+void consent_read_begin(struct consent_job *job);
 // Sorted items and tenants of a look-up; ERR_NOMEM.
 int consent_lookup_prepare(struct consent_job *job) MUST_CHECK;
 

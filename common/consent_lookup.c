@@ -1,5 +1,6 @@
 // A look-up: meta, layout and proof of continuity; the buckets; then the same checks again. All on one connection.
 #include "common/consent_job.h"
+#include "common/hmac.h"
 #include "common/log.h"
 #include "common/redis_reply.h"
 
@@ -9,6 +10,7 @@
 #define TENANTS_A_COMMAND 512u
 #define COMMANDS_IN_FLIGHT 256u
 #define ROUNDS_MAX 3u
+#define META_FIELDS 6u
 
 static void send_checks(struct consent_job *job);
 static void send_buckets(struct consent_job *job);
@@ -51,15 +53,15 @@ int consent_lookup_prepare(struct consent_job *job) {
 }
 
 // ---- reading what Redis says ----------------------------------------------------------------------------------------
-// mode, epoch, hash, version of ov:{p}:meta. None of them: an empty store, epoch 0.
+// mode, epoch, hash, version, joined, joining of ov:{p}:meta. None of the first four: an empty store, epoch 0.
 static bool read_meta(struct consent_job *job, const redisReply *reply) {
-    if (!reply_is_array(reply, 4)) {
+    if (!reply_is_array(reply, META_FIELDS)) {
         job_fail_drop(job, "Redis answers the meta data of partition %" PRIu32 " with something else", job->partition);
         return false;
     }
     job->stamp = (struct consent_stamp){0};
     size_t missing = 0;
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < 4; i++) // without the last two
         missing += reply->element[i]->type == REDIS_REPLY_NIL;
     if (missing == 4)
         return true;
@@ -79,11 +81,26 @@ static bool read_meta(struct consent_job *job, const redisReply *reply) {
         job_fail(job, ERR_UNREACHABLE, "the meta data of partition %" PRIu32 " in Redis is damaged", job->partition);
         return false;
     }
+    if (reply->element[5]->type != REDIS_REPLY_NIL) {
+        job_fail(job, ERR_UNREACHABLE, "partition %" PRIu32 " of Redis is being repaired (openveil consent restore)",
+                 job->partition);
+        return false;
+    }
+    const redisReply *joined = reply->element[4];
+    job->joined = joined->type == REDIS_REPLY_STRING && consent_joined(joined->str, job->from.epoch);
     return true;
 }
 
+static void fail_continuity(struct consent_job *job) {
+    job_fail(job, ERR_UNREACHABLE,
+             "partition %" PRIu32 " of Redis was emptied, restored to an older state or lost writes (epoch %" PRIu64
+             ", known %" PRIu64 "): openveil consent restore repairs it; nothing is counted until then",
+             job->partition, job->stamp.epoch, job->from.epoch);
+}
+
 // Whether the store leads on from what is known: the same epoch with the same hash, or a later one whose stream still
-// says that hash at the known epoch. An epoch alone proves nothing: after lost writes, newer ones pass it again.
+// says that hash at the known epoch, or whose entry there was erased and left a link, or on a branch that was lost and
+// joined. An epoch alone proves nothing: after lost writes, newer ones pass it again.
 static bool read_continuity(struct consent_job *job, const redisReply *reply) {
     const struct consent_stamp *from = &job->from, *now = &job->stamp;
     uint8_t hash[CONSENT_HASH_SIZE];
@@ -91,8 +108,10 @@ static bool read_continuity(struct consent_job *job, const redisReply *reply) {
         job_fail_drop(job, "Redis answers the changes of partition %" PRIu32 " with something else", job->partition);
         return false;
     }
-    bool leads_on = false;
-    if (now->epoch == from->epoch) {
+    bool leads_on = job->joined;
+    if (leads_on) {
+        return true;
+    } else if (now->epoch == from->epoch) {
         leads_on = memcmp(now->hash, from->hash, sizeof now->hash) == 0;
     } else if (now->epoch > from->epoch && reply->elements == 0 && now->epoch - from->epoch >= CONSENT_STREAM_KEEPS) {
         log_warn("partition %" PRIu32 " of Redis is %" PRIu64 " changes ahead: too many to prove that none were lost",
@@ -104,14 +123,11 @@ static bool read_continuity(struct consent_job *job, const redisReply *reply) {
         const redisReply *found = entry == NULL ? NULL : reply_field(entry, "h");
         leads_on = found != NULL && reply_hex(found, hash, sizeof hash) == 0 &&
                    memcmp(hash, from->hash, sizeof hash) == 0;
+        job->doubt = !leads_on && reply->elements == 0;
     }
-    if (!leads_on) {
-        job_fail(job, ERR_UNREACHABLE,
-                 "partition %" PRIu32 " of Redis was emptied, restored to an older state or lost writes (epoch %" PRIu64
-                 ", known %" PRIu64 "): repair it; nothing is counted until then",
-                 job->partition, now->epoch, from->epoch);
-    }
-    return leads_on;
+    if (!leads_on && !job->doubt)
+        fail_continuity(job);
+    return leads_on || job->doubt;
 }
 
 static bool read_layouts(struct consent_job *job, size_t chunk, const redisReply *reply) {
@@ -193,6 +209,29 @@ static void checks_done(struct consent_job *job) {
     }
 }
 
+static void on_link(void *arg, const redisReply *reply) {
+    struct consent_job *job = arg;
+    if (!job_answer(job, reply))
+        return;
+    if (reply->type == REDIS_REPLY_STRING)
+        checks_done(job);
+    else if (reply->type == REDIS_REPLY_NIL)
+        fail_continuity(job);
+    else
+        job_fail_drop(job, "Redis answers the links of partition %" PRIu32 " with something else", job->partition);
+}
+
+// The known epoch's entry is not in the stream: it may have been erased, and left a link.
+static void send_link(struct consent_job *job) {
+    char links[CONSENT_KEY_SIZE], field[32 + 2 * CONSENT_HASH_SIZE], hash[2 * CONSENT_HASH_SIZE + 1];
+    job->doubt = false;
+    hex_encode(job->from.hash, CONSENT_HASH_SIZE, hash);
+    snprintf(links, sizeof links, "ov:{%" PRIu32 "}:links", job->partition);
+    snprintf(field, sizeof field, "%" PRIu64 ":%s", job->from.epoch, hash);
+    const struct redis_arg args[] = {redis_text("HGET"), redis_text(links), redis_text(field)};
+    job_send(job, args, ARRAY_LEN(args), on_link);
+}
+
 static size_t layout_chunks(const struct consent_job *job) {
     return (job->n_layouts + TENANTS_A_COMMAND - 1) / TENANTS_A_COMMAND;
 }
@@ -212,7 +251,9 @@ static void on_check(void *arg, const redisReply *reply) {
         good = read_layouts(job, index - first_layout, reply);
     else
         good = read_notices(job, reply);
-    if (good && job->outstanding == 0)
+    if (good && job->outstanding == 0 && job->doubt)
+        send_link(job);
+    else if (good && job->outstanding == 0)
         checks_done(job);
 }
 
@@ -223,8 +264,9 @@ static void send_checks(struct consent_job *job) {
     snprintf(changes, sizeof changes, "ov:{%" PRIu32 "}:changes", job->partition);
     snprintf(id, sizeof id, "%" PRIu64 "-0", job->from.epoch);
     job->n_answers = 0;
-    const struct redis_arg read_meta_args[] = {redis_text("HMGET"), redis_text(meta), redis_text("mode"),
-                                               redis_text("epoch"), redis_text("hash"), redis_text("version")};
+    const struct redis_arg read_meta_args[] = {redis_text("HMGET"),   redis_text(meta),   redis_text("mode"),
+                                               redis_text("epoch"),   redis_text("hash"), redis_text("version"),
+                                               redis_text("joined"),  redis_text("joining")};
     job_send(job, read_meta_args, ARRAY_LEN(read_meta_args), on_check);
     if (job->from.epoch > 0) {
         const struct redis_arg args[] = {redis_text("XRANGE"), redis_text(changes), redis_text(id), redis_text(id)};

@@ -11,6 +11,7 @@
 #define CHANGES_A_CALL 500u
 #define CALLS_IN_FLIGHT 8u
 #define CONTACTS_A_LOOKUP 65536u
+#define ENTRIES_A_READ 2000u
 
 struct consent_store {
     uv_loop_t loop;
@@ -230,6 +231,119 @@ int consent_store_notice_add(struct consent_store *store, const struct consent_n
             return (int)rc;
     }
     return 0;
+}
+
+// ---- reading, and forgetting a contact ------------------------------------------------------------------------------
+struct reading {
+    struct consent_store *store;
+    consent_entry_fn each;
+    consent_applied_fn each_applied;
+    void *arg;
+    struct consent_stamp stamp;
+    uint64_t epoch; // of the last entry
+    size_t n;
+};
+
+static void on_stamp(void *arg, int status, const struct consent_stamp *stamp) {
+    struct reading *reading = arg;
+    if (stamp != NULL)
+        reading->stamp = *stamp;
+    on_done(reading->store, status, stamp);
+}
+
+static void on_entry(void *arg, const struct consent_entry *entry) {
+    struct reading *reading = arg;
+    reading->epoch = entry->epoch;
+    reading->n++;
+    reading->each(reading->arg, entry);
+}
+
+static void on_who(void *arg, const char *who, uint64_t epoch, int64_t unix_ms) {
+    const struct reading *reading = arg;
+    reading->each_applied(reading->arg, who, epoch, unix_ms);
+}
+
+int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
+                        struct err *err) {
+    struct reading reading = {.store = store};
+    store->status = 0;
+    store_made(store, consent_client_stamp(store->client, partition, on_stamp, &reading));
+    int rc = store_settle(store, err);
+    if (rc == 0)
+        *stamp = reading.stamp;
+    return rc;
+}
+
+int consent_store_entries(struct consent_store *store, uint32_t partition, uint64_t epoch, consent_entry_fn each,
+                          void *arg, struct err *err) {
+    struct reading reading = {.store = store, .each = each, .arg = arg, .epoch = epoch};
+    int rc = 0;
+    do {
+        reading.n = 0;
+        store->status = 0;
+        store_made(store, consent_client_entries(store->client, partition, reading.epoch, ENTRIES_A_READ, on_entry,
+                                                 on_stamp, &reading));
+        rc = store_settle(store, err);
+    } while (rc == 0 && reading.n > 0);
+    return rc;
+}
+
+int consent_store_applied(struct consent_store *store, uint32_t partition, consent_applied_fn each, void *arg,
+                          struct err *err) {
+    struct reading reading = {.store = store, .each_applied = each, .arg = arg};
+    store->status = 0;
+    store_made(store, consent_client_read_applied(store->client, partition, on_who, on_stamp, &reading));
+    return store_settle(store, err);
+}
+
+// The entries about one contact.
+struct traces {
+    uint32_t tenant;
+    uint64_t pseudonym;
+    uint64_t *epochs;
+    size_t n;
+    size_t room;
+    bool failed;
+};
+
+static void on_trace(void *arg, const struct consent_entry *entry) {
+    struct traces *traces = arg;
+    if (entry->tenant != traces->tenant || entry->pseudonym != traces->pseudonym || traces->failed)
+        return;
+    if (traces->n == traces->room) {
+        size_t room = traces->room == 0 ? 64 : 2 * traces->room;
+        uint64_t *more = realloc(traces->epochs, room * sizeof *more);
+        traces->failed = more == NULL;
+        if (traces->failed)
+            return;
+        traces->epochs = more;
+        traces->room = room;
+    }
+    traces->epochs[traces->n++] = entry->epoch;
+}
+
+int64_t consent_store_forget(struct consent_store *store, uint32_t tenant, uint64_t pseudonym, bool keep_left,
+                             struct err *err) {
+    uint32_t partition = partition_of(tenant, store->partitions);
+    struct traces traces = {.tenant = tenant, .pseudonym = pseudonym};
+    int64_t rc = consent_store_entries(store, partition, 0, on_trace, &traces, err);
+    if (rc == 0 && traces.failed)
+        rc = err_set(err, ERR_NOMEM, "out of memory for a contact's changes");
+    char id[12], who[17];
+    snprintf(id, sizeof id, "%" PRIu32, tenant);
+    snprintf(who, sizeof who, "%016" PRIx64, pseudonym);
+    size_t at = 0;
+    while (rc >= 0) {
+        size_t n = traces.n - at < CONSENT_CALL_MORE_MAX ? traces.n - at : CONSENT_CALL_MORE_MAX;
+        struct consent_call call = {.function = "openveil_forget", .words = {id, who, keep_left ? "left" : "nothing"},
+                                    .n_words = 3, .more = traces.epochs + at, .n_more = n};
+        rc = store_call(store, partition, &call, err);
+        at += n;
+        if (at == traces.n)
+            break;
+    }
+    free(traces.epochs);
+    return rc;
 }
 
 struct listing {

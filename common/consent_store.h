@@ -58,18 +58,15 @@ int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uin
 // and the content of its changes in the stream, where the chain's hashes stay. The receipt, or a negative ERR_*.
 int64_t consent_store_forget(struct consent_store *store, uint32_t tenant, uint64_t pseudonym, bool keep_left,
                              struct err *err) MUST_CHECK;
-// The changes after `epoch` that the stream of a partition still holds, oldest first, at most `max`; `each` may have
-// been called before an error.
 typedef void (*consent_entry_fn)(void *arg, const struct consent_entry *entry);
-int consent_store_entries(struct consent_store *store, uint32_t partition, uint64_t epoch, size_t max,
-                          consent_entry_fn each, void *arg, struct err *err) MUST_CHECK;
-// What a partition has reached (zero: nothing yet).
+typedef void (*consent_applied_fn)(void *arg, const char *who, uint64_t epoch, int64_t unix_ms);
+// The blocking forms of consent_client_stamp, _read_applied and _entries, of which this one gives all there are.
 int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
                         struct err *err) MUST_CHECK;
-// Who has applied which epochs of a partition, and when (ms since 1970), oldest first.
-typedef void (*consent_applied_fn)(void *arg, const char *who, uint64_t epoch, int64_t unix_ms);
 int consent_store_applied(struct consent_store *store, uint32_t partition, consent_applied_fn each, void *arg,
                           struct err *err) MUST_CHECK;
+int consent_store_entries(struct consent_store *store, uint32_t partition, uint64_t epoch, consent_entry_fn each,
+                          void *arg, struct err *err) MUST_CHECK;
 // Adds a notice to every partition; adding it again, after an error, is harmless.
 struct consent_notice;
 int consent_store_notice_add(struct consent_store *store, const struct consent_notice *notice, struct err *err)
@@ -116,16 +113,22 @@ int consent_client_notices(struct consent_client *client, uint32_t partition, co
 #define CONSENT_CHANGES_MAX 1000
 int consent_client_apply(struct consent_client *client, uint32_t partition, struct consent_change *changes, size_t n,
                          uint32_t today, consent_done_fn done, void *arg) MUST_CHECK;
+// The same for a repair: every change becomes an entry of the stream, also one that changes nothing any more.
+int consent_client_enter(struct consent_client *client, uint32_t partition, struct consent_change *changes, size_t n,
+                         uint32_t today, consent_done_fn done, void *arg) MUST_CHECK;
 // Chooses the bucket bits of a tenant that has no contact yet; does nothing for others.
 int consent_client_size_hint(struct consent_client *client, uint32_t partition, uint32_t tenant, uint64_t contacts,
                              consent_done_fn done, void *arg) MUST_CHECK;
 // Calls a Function of the library about more than one contact: FCALL function 1 ov:{partition}:meta MODE TODAY words…;
 // the outcome is in `result` and `reason`, as that of a change. Status as that of consent_client_apply.
 #define CONSENT_CALL_WORDS_MAX 8
+#define CONSENT_CALL_MORE_MAX 500
 struct consent_call {
     const char *function;
     const char *words[CONSENT_CALL_WORDS_MAX];
     size_t n_words;
+    const uint64_t *more; // further words, numbers; the caller's
+    size_t n_more;
     int64_t result;
     char reason[120];
 };
@@ -135,6 +138,16 @@ int consent_client_call(struct consent_client *client, uint32_t partition, struc
 #define CONSENT_WHO_MAX 79
 int consent_client_applied(struct consent_client *client, uint32_t partition, const char *who, uint64_t epoch,
                            consent_done_fn done, void *arg) MUST_CHECK;
+// The stamp alone, without asking whether it leads on from anything, also while a repair is under way.
+int consent_client_stamp(struct consent_client *client, uint32_t partition, consent_done_fn done,
+                         void *arg) MUST_CHECK;
+// Up to `max` changes after `epoch` that the stream still holds, oldest first. `each` may have been called before an error.
+#define CONSENT_ENTRIES_MAX 5000
+int consent_client_entries(struct consent_client *client, uint32_t partition, uint64_t epoch, size_t max,
+                           consent_entry_fn each, consent_done_fn done, void *arg) MUST_CHECK;
+// Who has applied which epochs, and when (ms since 1970), oldest first.
+int consent_client_read_applied(struct consent_client *client, uint32_t partition, consent_applied_fn each,
+                                consent_done_fn done, void *arg) MUST_CHECK;
 // To the servers of all partitions, or of some.
 bool consent_client_connected(const struct consent_client *client);
 bool consent_client_partly_connected(const struct consent_client *client);

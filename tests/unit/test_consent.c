@@ -119,6 +119,7 @@ static void names_and_notices(void **unused) {
 static bool same(const struct consent_record *a, const struct consent_record *b) {
     return a->state == b->state && a->unreadable == b->unreadable && a->since == b->since &&
            a->allowed_since == b->allowed_since && a->granted_since == b->granted_since &&
+           a->change_id == b->change_id &&
            strcmp(a->notice, b->notice) == 0;
 }
 
@@ -126,21 +127,27 @@ static void records_go_there_and_back(void **unused) {
     (void)unused;
     const struct consent_record good[] = {
         {.state = CONSENT_INFORMED, .since = 20000, .allowed_since = 19000, .notice = "2026-04 fr"},
-        {.state = CONSENT_GRANTED, .since = 65535, .allowed_since = 1, .granted_since = 2, .notice = "v"},
-        {.state = CONSENT_GRANTED, .since = 7, .allowed_since = 7, .granted_since = 7,
+        {.state = CONSENT_INFORMED, .since = 20000, .allowed_since = 20000, .change_id = 1, .notice = "2026-04 fr"},
+        {.state = CONSENT_GRANTED, .since = 65535, .allowed_since = 1, .granted_since = 2, .change_id = 255,
+         .notice = "v"},
+        {.state = CONSENT_GRANTED, .since = 7, .allowed_since = 7, .granted_since = 7, .change_id = 256,
          .notice = "abcdefghijklmnopqrstuvwxyz012345"},
-        {.state = CONSENT_REFUSED, .since = 1, .notice = "-"},
-        {.state = CONSENT_WITHDRAWN, .since = 2, .notice = "-"},
+        {.state = CONSENT_GRANTED, .since = 7, .allowed_since = 6, .granted_since = 7, .change_id = UINT64_MAX,
+         .notice = "abcdefghijklmnopqrstuvwxyz012345"},
+        {.state = CONSENT_REFUSED, .since = 1, .change_id = 1ull << 63, .notice = "-"},
+        {.state = CONSENT_WITHDRAWN, .since = 2, .change_id = 0xffffffff, .notice = "-"},
         {.state = CONSENT_OBJECTED, .since = 3, .notice = "-"},
     };
+    // The days of a state's beginning cost nothing, and an id as many bytes as it needs.
+    const size_t lens[] = {8, 5, 9, 6, 16, 12, 8, 4};
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         uint8_t bytes[CONSENT_RECORD_MAX];
         struct consent_record back;
         size_t len = consent_record_encode(&good[i], bytes);
-        assert_int_equal(len, 8 + strlen(good[i].notice));
+        assert_int_equal(len, lens[i] + strlen(good[i].notice));
         consent_record_decode(bytes, len, &back);
         assert_true(same(&good[i], &back));
-        for (size_t cut = 0; cut < 9; cut++) {
+        for (size_t cut = 0; cut <= lens[i]; cut++) {
             consent_record_decode(bytes, cut, &back);
             assert_true(back.unreadable);
         }
@@ -150,15 +157,32 @@ static void records_go_there_and_back(void **unused) {
     consent_record_decode(known, sizeof known, &record);
     assert_true(same(&record, &(struct consent_record){.state = CONSENT_GRANTED, .since = 20779, .allowed_since = 20778,
                                                        .granted_since = 20779, .notice = "v1"}));
+    const uint8_t second[] = {2, 0x2a, 0x51, 0x2b, 0x51, 0x2a, 0x51, 0x2b, 0x01, 0x02, 'v', '1'};
+    consent_record_decode(second, sizeof second, &record);
+    assert_true(same(&record, &(struct consent_record){.state = CONSENT_GRANTED, .since = 20779, .allowed_since = 20778,
+                                                       .granted_since = 20779, .change_id = 0x102, .notice = "v1"}));
+}
+
+static void joined_ranges(void **unused) {
+    (void)unused;
+    const char *ranges = "0-5 90-1000000 2000000-2000001";
+    const uint64_t in[] = {1, 5, 91, 1000000, 2000001}, out[] = {0, 6, 90, 1000001, 2000000, 2000002, UINT64_MAX};
+    for (size_t i = 0; i < ARRAY_LEN(in); i++)
+        assert_true(consent_joined(ranges, in[i]));
+    for (size_t i = 0; i < ARRAY_LEN(out); i++)
+        assert_false(consent_joined(ranges, out[i]));
+    assert_false(consent_joined("", 1));
+    assert_false(consent_joined("x 0-5", 1));
+    assert_false(consent_joined("0", 1));
 }
 
 // Each byte of a good record replaced by each value: what still decodes must encode to the same bytes, and what does
 // not must deny.
 static void damaged_records_never_lie(void **unused) {
     (void)unused;
-    const uint8_t good[] = {1, 2, 0, 9, 0, 5, 0, 7, 'v', '1'};
+    const uint8_t good[] = {2, 0x2a, 0, 9, 0, 5, 0, 7, 1, 2, 'v', '1'};
     unsigned unreadable = 0;
-    for (size_t at = 0; at < sizeof good; at++) {
+    for (size_t at = 1; at < sizeof good; at++) {
         for (unsigned value = 0; value < 256; value++) {
             uint8_t bytes[sizeof good], again[CONSENT_RECORD_MAX];
             memcpy(bytes, good, sizeof good);
@@ -176,10 +200,17 @@ static void damaged_records_never_lie(void **unused) {
         }
     }
     assert_true(unreadable > 255);
-    uint8_t long_one[CONSENT_RECORD_MAX + 1];
-    memset(long_one, 'n', sizeof long_one);
-    memcpy(long_one, good, 8);
     struct consent_record record;
+    for (unsigned version = 3; version < 257; version++) {
+        uint8_t bytes[sizeof good];
+        memcpy(bytes, good, sizeof good);
+        bytes[0] = (uint8_t)version;
+        consent_record_decode(bytes, sizeof bytes, &record);
+        assert_true(record.unreadable);
+    }
+    uint8_t long_one[10 + NOTICE_MAX + 1];
+    memset(long_one, 'n', sizeof long_one);
+    memcpy(long_one, good, 10);
     consent_record_decode(long_one, sizeof long_one - 1, &record);
     assert_false(record.unreadable);
     consent_record_decode(long_one, sizeof long_one, &record);
@@ -213,6 +244,7 @@ int main(void) {
         cmocka_unit_test(every_combination),         cmocka_unit_test(unknown_numbers_deny),
         cmocka_unit_test(names_and_notices),         cmocka_unit_test(records_go_there_and_back),
         cmocka_unit_test(damaged_records_never_lie), cmocka_unit_test(buckets),
+        cmocka_unit_test(joined_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
