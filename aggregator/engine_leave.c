@@ -77,9 +77,11 @@ static bool may_stay(const struct partition *partition, const struct consent_que
     const struct tenant_version *version =
         tenant == NULL ? NULL : tenant_version_on(tenant, engine_today(partition->engine));
     struct last_open last_open;
-    if (version == NULL ||
+    if (query->record.state == CONSENT_UNKNOWN || consent_state_leaves(query->record.state) ||
         !last_open_get(state_last_open(partition->state), query->tenant, query->pseudonym, &last_open))
         return false;
+    if (version == NULL)
+        return true; // not to be decided without its configuration; goes by age
     for (int regime = REGIME_EXEMPTION; regime <= REGIME_CONSENT; regime++)
         for (int class = CLASS_TRANSACTIONAL; class <= CLASS_PROSPECTING; class++)
             if (consent_allows(&query->record, (enum message_class)class, (enum regime)regime,

@@ -53,6 +53,23 @@ void consent_begin(void) {
         }
 }
 
+// Most aggregators hear of it at once; what is lost on the way is the sweep's.
+static void change_tell(const struct sim_tenant *tenant, uint32_t contact) {
+    const struct consent_entry entry = {.epoch = sim.consent_epoch,
+                                        .kind = ENTRY_STATE,
+                                        .state = tenant->records[contact].state,
+                                        .tenant = tenant->id,
+                                        .pseudonym = tenant->pseudonyms[contact]};
+    for (unsigned i = 0; i < sim.n_slots; i++) {
+        struct slot *slot = &sim.slots[i];
+        if (!slot->alive || slot->paused || sim_chance(200))
+            continue;
+        sim.current = slot;
+        (void)engine_change(slot->engine, tenant->partition, &entry);
+        sim.current = NULL;
+    }
+}
+
 void consent_change(void) {
     struct sim_tenant *tenant = &sim.tenants[sim_below(SIM_TENANTS)];
     uint32_t c = sim_below(SIM_CONTACTS);
@@ -60,7 +77,10 @@ void consent_change(void) {
                                      CONSENT_GRANTED,  CONSENT_GRANTED,  CONSENT_GRANTED,  CONSENT_REFUSED,
                                      CONSENT_WITHDRAWN, CONSENT_OBJECTED};
     uint8_t state = states[sim_below(ARRAY_LEN(states))];
+    uint64_t epoch = sim.consent_epoch;
     record_change(&tenant->records[c], state, sim_today());
+    if (sim.consent_epoch != epoch)
+        change_tell(tenant, c);
     sim_trace("tenant %u contact %u: %s", tenant->id, c, consent_state_names[tenant->records[c].state]);
 }
 

@@ -269,8 +269,12 @@ static void model_erase(const struct sim_decision *decision) {
         const struct consent_record *record =
             model_answer(decision, decision->key.tenant, decision->key.pseudonym);
         const struct tenant_version *version = model_version_on(decision->table, decision->key.tenant, today);
-        if (version == NULL || record->state == CONSENT_GRANTED ||
-            (record->state == CONSENT_INFORMED && version->exemption_basis != NULL))
+        // Who left and came back may keep what was opened since then.
+        bool basis = version != NULL && version->exemption_basis != NULL, may_stay = false;
+        for (uint8_t regime = 0; regime < 2; regime++)
+            may_stay |= model_allows(record, (uint8_t)(CLASS_REQUESTED << 4 | regime), basis, PURPOSE_INACTIVITY,
+                                     model_last_open(contact, UINT32_MAX));
+        if (may_stay || (version == NULL && record->state != CONSENT_UNKNOWN && !consent_state_leaves(record->state)))
             sim_fail("a last open of tenant %u is erased that may be kept", decision->key.tenant);
     }
     contact->n = 0;
