@@ -139,6 +139,7 @@ void engine_schedule(struct engine *engine) {
 static void tick(uv_timer_t *timer) {
     struct engine *engine = timer->data;
     loads_start(engine);
+    loading_tell(engine);
     publisher_run(engine->publisher);
     for (uint32_t p = 0; p < engine->n_partitions; p++) {
         engine->partitions[p].check_days = true;
@@ -400,7 +401,7 @@ bool engine_ready(const struct engine *engine, char *why, size_t size) {
     for (uint32_t p = 0; p < engine->n_partitions; p++) {
         const struct partition *partition = &engine->partitions[p];
         if (partition->status == PARTITION_LOADING) {
-            load_progress_text(partition, why, size);
+            loading_text(engine, why, size);
             return false;
         }
         if (partition->task != NULL && partition->task->failures > 0) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define LOAD_RETRY_MS 1000
+#define LOADING_TELL_MS 5000
 
 struct load {
     uv_work_t work;
@@ -22,7 +23,8 @@ struct load {
     int rc;
     struct err err;
     atomic_bool cancelled;
-    _Atomic uint64_t done, total;
+    _Atomic uint64_t done, total; // in the journal's own units
+    _Atomic uint64_t contacts;
 };
 
 // ---- on the worker's thread -----------------------------------------------------------------------------------------
@@ -56,6 +58,7 @@ static int load_progress(void *arg, uint64_t done, uint64_t total) {
     struct load *load = arg;
     atomic_store_explicit(&load->done, done, memory_order_relaxed);
     atomic_store_explicit(&load->total, total, memory_order_relaxed);
+    atomic_store_explicit(&load->contacts, last_open_count(state_last_open(load->state)), memory_order_relaxed);
     return atomic_load_explicit(&load->cancelled, memory_order_relaxed) ? ERR_AGAIN : 0;
 }
 
@@ -202,14 +205,23 @@ static void partition_run(struct partition *partition, struct load *load) {
     engine_schedule(engine);
 }
 
+static void load_does_not_fit(struct engine *engine, const struct load *load) {
+    uint64_t here = last_open_count(state_last_open(load->state)), total = atomic_load(&load->total);
+    uint64_t done = atomic_load(&load->done), others = atomic_load(&engine->contacts.taken);
+    char all[64] = "";
+    others = others > here ? others - here : 0;
+    if (done > 0 && total > done)
+        snprintf(all, sizeof all, " after about %" PRIu64 " %% of it", done * 100 / total);
+    engine_fail(engine,
+                "the stored state does not fit [aggregator] contacts_max = %" PRIu64 ": partition %" PRIu32 " had %" PRIu64
+                " contacts%s, and other partitions hold %" PRIu64 "; raise it and start again",
+                engine->contacts.contacts_max, load->number, here, all, others);
+}
+
 static void load_failed(struct partition *partition, const struct load *load) {
     struct engine *engine = partition->engine;
     if (load->rc == ERR_LIMIT) {
-        engine_fail(engine,
-                    "the stored state has more contacts than [aggregator] contacts_max = %" PRIu64 ": partition %" PRIu32
-                    " alone has about %" PRIu64 " records, and others hold %" PRIu64 " contacts; raise it and start again",
-                    engine->contacts.contacts_max, load->number, atomic_load(&load->total),
-                    atomic_load(&engine->contacts.taken) - last_open_count(state_last_open(load->state)));
+        load_does_not_fit(engine, load);
         return;
     }
     engine_fail(engine, "cannot load the state of partition %" PRIu32 ": %s", load->number,
@@ -271,6 +283,75 @@ void loads_start(struct engine *engine) {
     }
 }
 
+void load_cancel(struct partition *partition) {
+    partition->load_wanted = false;
+    if (partition->load != NULL)
+        atomic_store(&partition->load->cancelled, true);
+}
+
+// ---- progress -------------------------------------------------------------------------------------------------------
+
+struct loading {
+    uint32_t owned, loaded;
+    uint64_t contacts;
+    double part; // of all that is owned; partitions weigh the same
+};
+
+static struct loading loading_now(const struct engine *engine) {
+    struct loading now = {.owned = 0};
+    for (uint32_t p = 0; p < engine->n_partitions; p++) {
+        const struct partition *partition = &engine->partitions[p];
+        const struct load *load = partition->load;
+        now.owned += partition->status != PARTITION_ABSENT;
+        if (partition->status == PARTITION_RUNNING) {
+            now.loaded++;
+            now.part += 1;
+            now.contacts += last_open_count(state_last_open(partition->state));
+        } else if (partition->status == PARTITION_LOADING && load != NULL) {
+            uint64_t done = atomic_load(&load->done), total = atomic_load(&load->total);
+            now.contacts += atomic_load(&load->contacts);
+            now.part += total == 0 ? 0 : done >= total ? 1 : (double)done / (double)total;
+        }
+    }
+    now.part = now.owned == 0 ? 0 : now.part / now.owned;
+    return now;
+}
+
+void loading_text(const struct engine *engine, char *text, size_t size) {
+    struct loading now = loading_now(engine);
+    int64_t ms = clock_monotonic_ms() - engine->loading_since_ms;
+    uint64_t fresh = now.contacts > engine->loading_from ? now.contacts - engine->loading_from : 0;
+    snprintf(text, size, "loading the state: %" PRIu32 " of %" PRIu32 " partitions, %" PRIu64 " contacts, about %.0f %%, %" PRIu64
+             " contacts a second", now.loaded, now.owned, now.contacts, now.part * 100,
+             ms <= 0 ? 0 : fresh * 1000 / (uint64_t)ms);
+}
+
+static void loading_begin(struct engine *engine) {
+    if (engine->loading_since_ms != 0)
+        return;
+    engine->loading_since_ms = engine->loading_told_ms = clock_monotonic_ms();
+    engine->loading_from = loading_now(engine).contacts;
+}
+
+void loading_tell(struct engine *engine) {
+    char text[192];
+    int64_t now_ms = clock_monotonic_ms();
+    if (engine->loading_since_ms == 0)
+        return;
+    struct loading now = loading_now(engine);
+    if (now.owned == 0) {
+        engine->loading_since_ms = 0;
+    } else if (now.loaded == now.owned) {
+        log_info("the state of %" PRIu32 " partitions is loaded: %" PRIu64 " contacts, in %.1f s", now.owned, now.contacts,
+                 (double)(now_ms - engine->loading_since_ms) / 1000);
+        engine->loading_since_ms = 0;
+    } else if (now_ms - engine->loading_told_ms >= LOADING_TELL_MS) {
+        engine->loading_told_ms = now_ms;
+        loading_text(engine, text, sizeof text);
+        log_info("%s", text);
+    }
+}
+
 void partition_load(struct partition *partition) {
     CHECK(partition->state == NULL);
     partition->status = PARTITION_LOADING;
@@ -278,22 +359,6 @@ void partition_load(struct partition *partition) {
     partition->load_at_ms = 0;
     if (partition->load != NULL)
         atomic_store(&partition->load->cancelled, true); // its answer may be older than what was committed since
+    loading_begin(partition->engine);
     loads_start(partition->engine);
-}
-
-void load_cancel(struct partition *partition) {
-    partition->load_wanted = false;
-    if (partition->load != NULL)
-        atomic_store(&partition->load->cancelled, true);
-}
-
-const char *load_progress_text(const struct partition *partition, char *text, size_t size) {
-    uint64_t done = partition->load == NULL ? 0 : atomic_load(&partition->load->done);
-    uint64_t total = partition->load == NULL ? 0 : atomic_load(&partition->load->total);
-    if (total > 0)
-        snprintf(text, size, "partition %" PRIu32 " is loading: %" PRIu64 " of about %" PRIu64 " records",
-                 partition->number, done, total);
-    else
-        snprintf(text, size, "partition %" PRIu32 " is loading: %" PRIu64 " records", partition->number, done);
-    return text;
 }

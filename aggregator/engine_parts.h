@@ -108,6 +108,8 @@ struct engine {
     uint32_t n_partitions;
     bool ever_assigned;
     int n_loads;
+    int64_t loading_since_ms, loading_told_ms; // 0: nothing is loading
+    uint64_t loading_from;                     // contacts when it began
     uv_idle_t turn;
     uv_timer_t tick, wake, commit_timer;
     int64_t wake_at_ms;
@@ -140,7 +142,9 @@ void partition_load(struct partition *partition);
 void load_cancel(struct partition *partition);
 void loads_start(struct engine *engine);
 void tenants_ensure(struct partition *partition);
-const char *load_progress_text(const struct partition *partition, char *text, size_t size);
+// How far a start or a take-over is, for /ready and the log: contacts, percent, rate.
+void loading_text(const struct engine *engine, char *text, size_t size);
+void loading_tell(struct engine *engine); // to the log, now and then and at the end
 
 // engine_commit.c
 int commit_create(struct engine *engine);

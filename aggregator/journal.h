@@ -10,7 +10,8 @@
 
 // One committed record, newest value only matters; value_len 0: erased. Return non-zero to stop.
 typedef int (*journal_record_fn)(void *arg, const uint8_t *key, size_t key_len, const uint8_t *value, size_t value_len);
-// How far a load is; `total` may be an estimate, 0 unknown. Called about every 100,000 records; return non-zero to stop.
+// How far a load is, in units of the journal's own; `total` may be an estimate, 0 unknown. Called about every 100,000
+// records; return non-zero to stop.
 typedef int (*journal_progress_fn)(void *arg, uint64_t done, uint64_t total);
 
 struct journal {

@@ -135,7 +135,7 @@ static struct double_journal double_journal = {.mutex = PTHREAD_MUTEX_INITIALIZE
 static int double_journal_load(struct journal *journal, uint32_t partition, journal_record_fn each,
                                journal_progress_fn progress, void *arg, int64_t *position, struct err *err) {
     struct double_journal *j = (struct double_journal *)journal;
-    int rc = progress(arg, 0, 0);
+    int rc = progress(arg, 30, 100);
     (void)err;
     pthread_mutex_lock(&j->mutex);
     for (size_t i = 0; i < j->state.n && rc == 0; i++) {

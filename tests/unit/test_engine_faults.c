@@ -157,6 +157,49 @@ static void another_modes_state_is_refused(void **state) {
     config.rehearsal = false;
 }
 
+static bool is_ready(void) {
+    char why[192];
+    return engine_ready(engine, why, sizeof why);
+}
+
+static void a_start_tells_how_far_it_is(void **state) {
+    (void)state;
+    uint32_t seed = 8;
+    char why[192] = "";
+    edge_register_all(FIRST_DAY);
+    random_block(0, FIRST_DAY, &seed, false);
+    run_until(all_committed, "the commit");
+    run_until(is_ready, "the first start");
+    engine_end();
+    pthread_mutex_lock(&double_journal.mutex);
+    engine_begin();
+    int64_t end_ms = clock_monotonic_ms() + 10000;
+    do {
+        uv_run(&loop, UV_RUN_NOWAIT);
+        assert_false(engine_ready(engine, why, sizeof why));
+    } while (strstr(why, ", about 3") == NULL && clock_monotonic_ms() < end_ms);
+    pthread_mutex_unlock(&double_journal.mutex);
+    assert_non_null(strstr(why, "loading the state: 0 of "));
+    assert_non_null(strstr(why, " contacts a second"));
+    run_until(is_ready, "the second start");
+}
+
+static void a_state_that_does_not_fit_is_refused_with_numbers(void **state) {
+    (void)state;
+    uint32_t seed = 8;
+    edge_register_all(FIRST_DAY);
+    random_block(0, FIRST_DAY, &seed, false);
+    run_until(all_committed, "the commit");
+    engine_end();
+    config.aggregator_contacts_max = 5;
+    engine_begin();
+    int64_t end_ms = clock_monotonic_ms() + 10000;
+    while (!has_failed() && clock_monotonic_ms() < end_ms)
+        uv_run(&loop, UV_RUN_ONCE);
+    assert_non_null(strstr(failure, "contacts_max = 5: partition "));
+    assert_non_null(strstr(failure, " had 5 contacts after about 30 % of it, and other partitions hold 0"));
+}
+
 // A boot whose first message is the close of the day before: its epoch is new, and its day is closed by itself.
 static void a_new_boot_closes_the_day_of_the_old_one(void **state) {
     (void)state;
@@ -343,6 +386,8 @@ int main(void) {
         WORLD_TEST(our_own_backlog_stops_no_clock),
         WORLD_TEST(damaged_and_foreign_messages_are_set_aside),
         WORLD_TEST(another_modes_state_is_refused),
+        WORLD_TEST(a_start_tells_how_far_it_is),
+        WORLD_TEST(a_state_that_does_not_fit_is_refused_with_numbers),
         WORLD_TEST(a_line_waits_for_its_file),
         WORLD_TEST(a_line_that_is_out_already_stays),
         WORLD_TEST(only_a_committed_line_is_sent),
