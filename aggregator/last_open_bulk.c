@@ -4,7 +4,8 @@
 #include "aggregator/contact_hash.h"
 
 #define GROUP 64       // look-ups under way at once
-#define LEAD 32        // puts between asking for memory and using it
+#define LEAD 16        // puts between asking for memory and using it
+#define PUT_BYTES_MAX 1024
 #define SAMPLE_MIN 32  // contacts from which the number of all is estimated
 
 // The compiler takes a function that only prefetches for one without effect and drops its calls; an empty asm is an effect.
@@ -66,13 +67,23 @@ void last_open_get_many(const struct last_open_table *table, struct last_open_lo
 
 // ---- puts -----------------------------------------------------------------------------------------------------------
 
+// All of a bucket: a contact that is new moves those behind it, and every eighth or so the whole bucket.
+static void put_prefetch(const struct last_open_table *table, const struct last_open_contact *contact) {
+    const struct contacts *contacts = contacts_find(table, contact->tenant);
+    if (contacts == NULL)
+        return;
+    struct place place = place_of(table, contacts, contact_hash(contact->pseudonym));
+    for (size_t at = 0; place.bytes != NULL && at < place.bucket->n * place.width && at < PUT_BYTES_MAX; at += POOL_UNIT)
+        prefetch(place.bytes + at);
+}
+
 static int put_ahead(struct last_open_table *table, const struct last_open_contact *contacts, size_t n) {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < n + LEAD; i++) {
         if (i < n)
             last_open_prefetch_far(table, contacts[i].tenant, contacts[i].pseudonym);
         if (i >= LEAD / 2 && i - LEAD / 2 < n)
-            last_open_prefetch_near(table, contacts[i - LEAD / 2].tenant, contacts[i - LEAD / 2].pseudonym);
+            put_prefetch(table, &contacts[i - LEAD / 2]);
         if (i >= LEAD)
             rc = last_open_put(table, contacts[i - LEAD].tenant, contacts[i - LEAD].pseudonym, contacts[i - LEAD].value);
     }

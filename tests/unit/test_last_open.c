@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <cmocka.h>
 #include <string.h>
+#include <time.h>
 
 #define KEYS 5000
 
@@ -325,6 +326,32 @@ static void memory_is_bounded(void **state) {
     }
 }
 
+static int64_t cpu_ns(void) {
+    struct timespec now;
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now), 0);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+// In the CPU time of this thread, so that others on the machine change nothing.
+static void growth_never_stops_for_long(void **state) {
+    (void)state;
+    struct last_open_limit limit = {.contacts_max = 1000000};
+    struct last_open_table *table;
+    int64_t longest = 0, last;
+    assert_int_equal(last_open_table_create(&table, &limit), 0);
+    last = cpu_ns();
+    for (uint64_t i = 0; i < limit.contacts_max; i++) {
+        assert_int_equal(last_open_put(table, 7, pseudonym_random(i), (struct last_open){.day = 1}), 0);
+        if (i % 64 != 0)
+            continue;
+        int64_t now = cpu_ns();
+        longest = now - last > longest ? now - last : longest;
+        last = now;
+    }
+    assert_true(longest < 50000000);
+    last_open_table_free(table);
+}
+
 static void the_limit_is_kept(void **state) {
     (void)state;
     struct last_open_limit limit = {.contacts_max = 3};
@@ -398,6 +425,7 @@ int main(void) {
         cmocka_unit_test(ascending_puts_equal_single_ones),
         cmocka_unit_test(a_walk_misses_nobody),
         cmocka_unit_test(memory_is_bounded),
+        cmocka_unit_test(growth_never_stops_for_long),
         cmocka_unit_test(the_limit_is_kept),
         cmocka_unit_test(a_window_equals_an_array),
     };
