@@ -1,61 +1,19 @@
 // `openveil consent set|get`: one contact.
 #include "common/commands.h"
 #include "common/consent_store.h"
-#include "common/contact_key.h"
-#include "common/tenant.h"
+#include "common/contact_named.h"
 #include "common/token.h"
 
 #include <inttypes.h>
 #include <jansson.h>
 #include <string.h>
 
-struct contact {
-    uint32_t tenant;
-    uint64_t pseudonym;
-};
-
 static int exit_of(int rc) {
     return rc == ERR_UNREACHABLE ? EXIT_UNAVAILABLE : EXIT_FAILURE;
 }
 
-// --contact, by the tenant's key.
-static int contact_named(const struct config *config, const char *id, struct contact *contact) {
-    struct hmac_key key;
-    struct err err;
-    size_t len = strlen(id);
-    if (!contact_id_valid(id, len))
-        return cli_error(EXIT_USAGE, "--contact must be 1 to %d bytes of UTF-8 without tab, CR or LF", CONTACT_ID_MAX);
-    if (contact_key_load(&key, config, contact->tenant, &err) != 0)
-        return cli_error(EXIT_FAILURE, "%s", err.text);
-    contact->pseudonym = pseudonym_of(&key, contact->tenant, id, len);
-    bytes_wipe(&key, sizeof key);
-    return 0;
-}
-
-// --pseudonym needs no key, but the tenant must be known all the same.
-static int contact_given(const struct config *config, const char *hex, struct contact *contact) {
-    struct tenant tenant;
-    struct err err;
-    uint8_t bytes[8];
-    if (strlen(hex) != 16 || hex_decode(hex, 16, bytes) != 0)
-        return cli_error(EXIT_USAGE, "--pseudonym must be 16 hex digits");
-    if (tenant_load(&tenant, config->tenants_dir, contact->tenant, &err) != 0)
-        return cli_error(EXIT_FAILURE, "%s", err.text);
-    tenant_free(&tenant);
-    contact->pseudonym = 0;
-    for (size_t i = 0; i < sizeof bytes; i++)
-        contact->pseudonym = contact->pseudonym << 8 | bytes[i];
-    return 0;
-}
-
-static int contact_find(const struct config *config, const struct cli_values *values, struct contact *contact) {
-    const char *id = cli_value(values, "contact"), *hex = cli_value(values, "pseudonym");
-    int code = cli_parse_u32("--tenant", cli_value(values, "tenant"), 0, UINT32_MAX, &contact->tenant);
-    if (code != 0)
-        return code;
-    if ((id == NULL) == (hex == NULL))
-        return cli_error(EXIT_USAGE, "give either --contact or --pseudonym");
-    return id != NULL ? contact_named(config, id, contact) : contact_given(config, hex, contact);
+static int contact_find(const struct config *config, const struct cli_values *values, struct contact_named *contact) {
+    return contact_named_find(config, values, cli_value(values, "contact"), contact);
 }
 
 static int print_json(json_t *json) {
@@ -90,7 +48,7 @@ static int parse_change(const struct cli_values *values, struct consent_change *
 static int run_set(const struct config *config, const struct cli_values *values) {
     struct consent_change change = {0};
     struct consent_store *store;
-    struct contact contact;
+    struct contact_named contact;
     struct err err;
     int code = parse_change(values, &change);
     if (code == 0)
@@ -135,7 +93,7 @@ static void print_day(const char *name, uint32_t day) {
 static int run_get(const struct config *config, const struct cli_values *values) {
     struct consent_record record;
     struct consent_store *store;
-    struct contact contact;
+    struct contact_named contact;
     struct err err;
     int code = contact_find(config, values, &contact);
     if (code != 0)

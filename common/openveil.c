@@ -24,6 +24,8 @@ static const struct cli_command *const commands[] = {
     &cmd_consent_rebucket,
     &cmd_notice_add,
     &cmd_notice_list,
+    &cmd_contact_show,
+    &cmd_contact_erase,
     &cmd_clean,
     &cmd_audit,
     &cmd_last_open_import,

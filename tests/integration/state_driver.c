@@ -10,15 +10,18 @@
 //   window ID SENT_DAY PSEUDONYM
 //   settings FROM_DAY EPSILON THRESHOLD HORIZON    in every partition
 //   release ID KIND PERIOD_DAY SPENT FILE          a line is the file's first
-#include "aggregator/journal.h"
+//   grow-old                           a day passes for the journal's files: they are replaced by a snapshot
+#include "aggregator/journal_local.h"
 #include "aggregator/record.h"
 #include "common/files.h"
 #include "common/token.h"
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct config config;
+static bool grows_old;
 static struct batch *batch;
 static uint8_t key[RECORD_KEY_MAX], value[RECORD_VALUE_MAX];
 
@@ -102,6 +105,8 @@ static void take_line(const char *line) {
             window_encode(cell, value));
     } else if (strncmp(line, "settings ", 9) == 0) {
         take_settings(line);
+    } else if (strcmp(line, "grow-old\n") == 0) {
+        grows_old = true;
     } else if (strncmp(line, "release ", 8) == 0) {
         take_release(line);
     } else if (sscanf(line, "stamp %" SCNu32 " %" SCNu64 " %63s", &number, &wide, first) == 3) {
@@ -110,6 +115,17 @@ static void take_line(const char *line) {
         put(number, key_consent(key), stamp_encode(&stamp, value));
     } else {
         take_ledger(line);
+    }
+}
+
+// What the aggregator's journal does between two commits once its files are a day old.
+static void grow_old(struct journal *journal) {
+    journal_local_snapshot_age(journal, -1);
+    journal->ops->idle(journal);
+    journal_local_snapshot_age(journal, INT64_MAX);
+    for (int i = 0; i < 100; i++) {
+        usleep(20000);
+        journal->ops->idle(journal);
     }
 }
 
@@ -127,6 +143,8 @@ int main(int argc, char **argv) {
         take_line(line);
     if (rc == 0)
         rc = journal->ops->commit(journal, batch, &err);
+    if (rc == 0 && grows_old)
+        grow_old(journal);
     if (rc != 0)
         fprintf(stderr, "state_driver: %s\n", err.text);
     batch_free(batch);
