@@ -81,6 +81,19 @@ int lines_next(struct lines *lines, char **line, size_t *len, struct err *err) {
     return 1;
 }
 
+int lines_skip(struct lines *lines, struct err *err) {
+    for (;;) {
+        char *start = lines->buffer + lines->at;
+        const char *feed = memchr(start, '\n', lines->used - lines->at);
+        lines->at = feed != NULL ? (size_t)(feed + 1 - lines->buffer) : lines->used;
+        if (feed != NULL || lines->ended)
+            return 0;
+        int rc = lines_fill(lines, err);
+        if (rc != 0)
+            return rc;
+    }
+}
+
 uint64_t lines_number(const struct lines *lines) {
     return lines->number;
 }

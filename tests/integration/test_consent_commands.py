@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -131,18 +132,80 @@ class ConsentCommands(unittest.TestCase):
         done = self.run_words("consent", "import", "--tenant", "7", "-", code=1, stdin=f"b\tinformed\t{day(4)}\tv1\n")
         self.assertIn("1\tinformed can follow only", done.stderr)
 
-    def test_a_bad_line_changes_nothing(self):
-        good = f"a\tgranted\t{day(9)}\tv1\n"
+    def test_bad_lines_are_listed_and_the_others_recorded(self):
         bad = {"a\tgranted\tv1\n": "4 fields", f"\tgranted\t{day(9)}\tv1\n": "contact",
                f"a\tyes\t{day(9)}\tv1\n": "state",
-               "a\tgranted\t1/2/2026\tv1\n": "day", f"a\tgranted\t{day(-2)}\tv1\n": "tomorrow",
-               f"a\tgranted\t{day(9)}\tv1\r\n": "CR LF", "\n": "4 fields", f"a\tgranted\t{day(9)}\tv1\tx\n": "4 fields",
-               f"a\tgranted\t{day(9)}\t\n": "notice", "x" * 5000 + "\n": "longer"}
-        for line, reason in bad.items():
-            path = self.write("bad", good * 2 + line + good)
-            done = self.run_words("consent", "import", "--tenant", "7", path, code=1)
-            self.assertIn("line 3", done.stderr)
-            self.assertIn(reason, done.stderr)
+               "a\tgranted\t1/2/2026\tv1\n": "day must look", f"a\tgranted\t{day(-2)}\tv1\n": "tomorrow",
+               f"a\tgranted\t{day(9)}\tv1\r\n": "CR LF", "\n": "4 fields",
+               f"a\tgranted\t{day(9)}\tv1\tx\n": "change id", f"a\tgranted\t{day(9)}\tv1\t1\t1\n": "change id",
+               f"a\tgranted\t{day(9)}\tv1\t18446744073709551616\n": "change id",
+               f"a\tgran\0ted\t{day(9)}\tv1\n": "NUL",
+               f"a\tgranted\t{day(9)}\t\n": "notice", "x" * 200000 + "\n": "longer", "x" * 5000: "longer"}
+        path = self.write("bad", "".join(f"good-{i}\tgranted\t{day(9)}\tv1\n{line}" for i, line in enumerate(bad)))
+        rejects = self.path("listed")
+        done = self.run_words("consent", "import", "--tenant", "7", path, "--rejects", rejects, code=1)
+        self.assertEqual(done.stdout, f"applied {len(bad)}, refused {len(bad)}, last receipt {len(bad)}\n")
+        with open(rejects, encoding="utf-8") as text:
+            listed = [line.rstrip("\n").split("\t") for line in text]
+        self.assertEqual([int(line) for line, _ in listed], list(range(2, 2 * len(bad) + 1, 2)))
+        for (_, reason), wanted in zip(listed, bad.values()):
+            self.assertIn(wanted, reason)
+        self.assertEqual(self.get(f"good-{len(bad) - 1}")["state"], "granted")
+        self.assertFalse(os.path.exists(path + ".rejects"))
+
+    def import_and_kill(self, words, until):
+        process = subprocess.Popen([OPENVEIL, "--config", self.config, *words], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        try:
+            while not until() and process.poll() is None:
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait()
+        return process.returncode
+
+    def test_a_killed_import_goes_on(self):
+        n = 300000
+        lines = [f"contact-{i}\t{'granted' if i % 1000 else 'perhaps'}\t{day(9)}\tv1\n" for i in range(n)]
+        path, state = self.write("long", "".join(lines)), self.path("long.state")
+        words = ("consent", "import", "--tenant", "7", path, "--resume", state)
+
+        def done():
+            try:
+                with open(state, encoding="ascii") as text:
+                    return int(text.read().split("done ")[1].split()[0])
+            except FileNotFoundError:
+                return 0
+
+        kills = before = 0
+        while kills < 2 and self.import_and_kill(words, lambda: done() > before) == -signal.SIGKILL:
+            kills += 1
+            self.assertGreater(done(), before)
+            before = done()
+        self.assertGreater(kills, 0)
+        self.assertLess(before, n)
+        changed = self.write("other", "".join(lines[:-1]))
+        other = self.run_words("consent", "import", "--tenant", "7", changed, "--resume", state, code=1)
+        self.assertIn("about another import", other.stderr)
+        hits = int(self.redis.call("INFO", "commandstats").split("cmdstat_fcall:calls=")[1].split(",")[0])
+        self.assertIn(f"applied {n - n // 1000}, refused {n // 1000}", self.run_words(*words, code=1).stdout)
+        calls = int(self.redis.call("INFO", "commandstats").split("cmdstat_fcall:calls=")[1].split(",")[0]) - hits
+        self.assertLess(calls, (n - before) / 500 + 20, "what is done is not done again")
+        with open(path + ".rejects", encoding="utf-8") as text:
+            self.assertEqual([int(line.split("\t")[0]) for line in text], list(range(1, n, 1000)))
+        self.assertFalse(os.path.exists(state))
+        self.assertEqual(self.counts(), {"granted": n - n // 1000})
+
+    def test_change_ids_decide(self):
+        self.import_lines([f"a\tgranted\t{day(9)}\tv1\t18446744073709551615\n", f"b\tgranted\t{day(9)}\tv1\t5\n"])
+        done = self.import_lines([f"a\tgranted\t{day(9)}\tv2\t7\n", f"b\tgranted\t{day(9)}\tv2\t6\n"], code=1)
+        self.assertIn("1\tthe record holds a later", done.stderr)
+        self.assertEqual((self.get("a")["notice"], self.get("b")["notice"]), ("v1", "v2"))
+
+    def test_a_state_file_of_something_else(self):
+        path, state = self.write("one", f"a\tgranted\t{day(9)}\tv1\n"), self.write("state", "openveil import 1\ntenant 7\n")
+        done = self.run_words("consent", "import", "--tenant", "7", path, "--resume", state, code=1)
+        self.assertIn("is not the progress of an import", done.stderr)
         self.assertEqual(self.redis.call("KEYS", "ov:*:c:*"), [])
 
     def test_redis_away(self):
@@ -270,7 +333,7 @@ class ConsentCommands(unittest.TestCase):
         self.assertEqual(self.get("i")["allowed_since"], day(9))
         done = self.run_words(*words, "--notice", "v7", "-", code=1, stdin="new\n")
         self.assertIn("notice is not known", done.stderr)
-        self.assertIn("line 2", self.run_words(*words, "--notice", "v1", "-", code=1, stdin="a\nb\tc\n").stderr)
+        self.assertIn("2\tthe contact", self.run_words(*words, "--notice", "v1", "-", code=1, stdin="a\nb\tc\n").stderr)
         self.run_words("consent", "inform", "--tenant", "7", "--since", day(-3), "--notice", "v1", path, code=64)
 
 

@@ -131,9 +131,16 @@ class ConsentTopic(unittest.TestCase):
         self.produce(self.record(101, "granted", BEFORE), self.record(101, "withdrawn", DAY, notice="-"),
                      self.record(101, "granted", BEFORE), self.record(101, "granted", DAY),
                      self.record(102, "granted", BEFORE), self.record(102, "granted", BEFORE), self.record(103))
+        self.produce(self.record(104, notice="v9", change_id=9), self.record(104, notice="v3", change_id=3),
+                     self.record(104, notice="v9", change_id=9), self.record(105))
+        self.wait_state(105, "granted")
         self.wait_state(103, "granted")
         self.wait_state(101, "withdrawn")
+        wait_until("a change id", lambda: self.state(104) != "unknown", 20)
         time.sleep(1)
+        notice = json.loads(self.stack.cli("consent", "get", "--tenant", str(TENANT), "--pseudonym", f"{104:016x}",
+                                           "--json"))["notice"]
+        self.assertEqual(notice, "v9", "the higher change id wins in any order")
         self.assertEqual(self.state(101), "withdrawn", "the older day and the same day lose")
         self.assertEqual(self.new_rejects(0), [], "a record that lost is not a bad one")
 
