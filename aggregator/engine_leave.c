@@ -192,8 +192,25 @@ static void on_gap(void *arg, uint32_t number, uint64_t first, uint64_t last) {
     partition->leavers->read = last;
 }
 
+static void on_level(void *arg, uint32_t partition, const struct consent_stamp *stamp) {
+    struct engine *engine = arg;
+    (void)partition;
+    (void)stamp;
+    if (engine->changes_lost)
+        log_info("the changes of consent are followed again");
+    engine->changes_lost = false;
+}
+
+static void on_lost(void *arg, const char *why) {
+    struct engine *engine = arg;
+    if (!engine->changes_lost)
+        log_warn("who leaves is erased by the daily sweep alone until the changes of consent can be followed: %s", why);
+    engine->changes_lost = true;
+}
+
 int leave_start(struct engine *engine, struct err *err) {
-    const struct consent_stream_hooks hooks = {.entry = on_entry, .gap = on_gap, .arg = engine};
+    const struct consent_stream_hooks hooks = {
+        .entry = on_entry, .gap = on_gap, .level = on_level, .lost = on_lost, .arg = engine};
     return engine->parts.follows_changes
                ? consent_stream_create(&engine->changes, engine->loop, engine->config, &hooks, err)
                : 0;

@@ -118,6 +118,7 @@ struct engine {
     struct commit commit;
     struct publisher *publisher;
     struct consent_stream *changes; // NULL: not followed
+    bool changes_lost;              // it cannot be read now
     struct message_codec *codec;
     uint8_t *value; // RECORD_VALUE_MAX bytes
     struct month_task *month;
