@@ -153,6 +153,14 @@ uint64_t edge_mark_seen(struct edge_record *edge, const struct message_head *hea
     return missing;
 }
 
+// A new spool's numbers are above those that a spool reached on an earlier day, but not on the same one.
+static bool numbers_repeat(const struct edge_record *edge, const struct message_head *head) {
+    bool repeat = head->epoch_first < edge->forgotten_next;
+    for (size_t i = 0; i < edge->n_epochs; i++)
+        repeat |= edge->epochs[i].epoch != head->epoch && head->epoch_first < edge->epochs[i].next;
+    return repeat;
+}
+
 bool edge_register(struct edge_record *edge, const struct message_head *head) {
     const uint32_t day = head->day;
     CHECK(day != DAY_NONE);
@@ -165,8 +173,10 @@ bool edge_register(struct edge_record *edge, const struct message_head *head) {
     // Only an empty spool registers, so what the edge had not closed is lost, unless the operator had retired it.
     bool whole = edge->retired_on != DAY_NONE || edge->closed_through >= day;
     edge->retired_on = DAY_NONE;
-    edge->forgotten_first = edge->forgotten_next = 0;
-    edge->renumbered = true;
+    if (numbers_repeat(edge, head)) {
+        edge->forgotten_first = edge->forgotten_next = 0;
+        edge->renumbered = true;
+    }
     if (!whole)
         open_days_lose(edge, day);
     if (edge->closed_through < day - 1)

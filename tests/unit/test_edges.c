@@ -188,6 +188,20 @@ static void a_new_spool_after_many_boots(void **state) {
     assert_int_equal(edge.incomplete_through, DAY);
 }
 
+static void a_new_spool_with_higher_numbers_forgets_none(void **state) {
+    (void)state;
+    struct edge_record edge = {0};
+    boot_often(&edge, EDGE_EPOCHS_MAX + 5, DAY);
+    struct message_head anew = head_of(5, 5000, 5000, DAY + 1);
+    anew.kind = MESSAGE_REGISTER;
+    assert_false(edge_has_seen(&edge, &anew));
+    edge_mark_seen(&edge, &anew);
+    assert_false(edge_register(&edge, &anew));
+    for (uint64_t epoch = 100; epoch < 105 + EDGE_EPOCHS_MAX; epoch++)
+        assert_true(seen(&edge, epoch, epoch, DAY));
+    assert_false(seen(&edge, 6, 5001, DAY + 1));
+}
+
 static void a_retired_edge_that_sends_again_takes_part(void **state) {
     (void)state;
     struct edge_record edge = {0};
@@ -305,6 +319,7 @@ int main(void) {
         cmocka_unit_test(any_number_of_boots_a_day),
         cmocka_unit_test(a_forgotten_boot_with_a_gap_loses_the_day),
         cmocka_unit_test(a_new_spool_after_many_boots),
+        cmocka_unit_test(a_new_spool_with_higher_numbers_forgets_none),
         cmocka_unit_test(a_retired_edge_that_sends_again_takes_part),
         cmocka_unit_test(registering_again_means_a_lost_spool),
         cmocka_unit_test(only_the_days_of_a_loss_are_lost),
