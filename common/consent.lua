@@ -650,8 +650,8 @@ end
 
 -- FCALL openveil_join 1 ov:{PARTITION}:meta MODE TODAY SHARED LOG_EPOCH LOG_HASH
 -- Begins a repair: from now on changes are chained to the evidence log's last one, with epochs above those of the log
--- and of this store. The store leads on from nothing that was before until openveil_joined ends the repair. The first
--- new epoch but one. Beginning again, after an interruption, keeps the shared epoch of the first time.
+-- and of this store. It leads on from nothing until openveil_joined ends the repair. The receipt. Beginning again, after
+-- an interruption, keeps the shared epoch of the first time where that was lower.
 local function openveil_join(keys, args)
     local shared, log_epoch, log_hash = args[3] and integer(args[3], 0, 2 ^ 48), args[4] and integer(args[4], 1, 2 ^ 48),
         args[5]
@@ -666,38 +666,33 @@ local function openveil_join(keys, args)
         return 'refused: the store has not reached the shared epoch'
     end
     local begun = redis.call('HGET', part.key, 'joining')
-    shared = begun and integer(begun, 0, shared) or shared
+    shared = math.min(shared, begun and tonumber(begun:match('^%d+')) or shared)
     part.epoch = math.max(part.epoch, log_epoch) + JOIN_GAP
     part.hash = log_hash:lower()
-    redis.call('HSET', part.key, 'joining', decimal(shared))
+    local range = decimal(shared) .. '-' .. decimal(part.epoch)
+    advance(part, '0', NOBODY, 'joined', args[2], range, '-')
+    redis.call('HSET', part.key, 'joining', range .. ' ' .. log_hash:lower())
     save_partition(part)
     return part.epoch
 end
 
--- FCALL openveil_joined 1 ov:{PARTITION}:meta MODE TODAY BEGUN
--- Ends the repair that began with that epoch: the store leads on from everything after the shared epoch up to there.
+-- FCALL openveil_joined 1 ov:{PARTITION}:meta MODE TODAY
+-- Ends the repair: the store leads on from everything between the shared epoch and the repair's beginning.
 local function openveil_joined(keys, args)
-    local begun = args[3] and integer(args[3], 1, 2 ^ 49)
-    if #keys ~= 1 or #args ~= 3 or not integer(args[2], 1, 65535) or not begun then
-        return redis.error_reply('OVARGS one key, the mode, today and the epoch of the beginning are needed')
+    if #keys ~= 1 or #args ~= 2 or not integer(args[2], 1, 65535) then
+        return redis.error_reply('OVARGS one key, the mode and today are needed')
     end
     local part, failure = open_partition(keys[1], args[1])
     if not part then
         return failure
     end
-    local shared = redis.call('HGET', part.key, 'joining')
-    if not shared or begun > part.epoch then
-        return 'refused: no repair was begun'
-    end
-    local range, ranges = shared .. '-' .. decimal(begun), {}
+    local ranges = {}
     for word in (redis.call('HGET', part.key, 'joined') or ''):gmatch('%S+') do
         ranges[#ranges + 1] = word
     end
-    ranges[#ranges + 1] = range
-    advance(part, '0', NOBODY, 'joined', args[2], range, '-')
+    ranges[#ranges + 1] = (redis.call('HGET', part.key, 'joining') or ''):match('^%S+')
     redis.call('HSET', part.key, 'joined', table.concat(ranges, ' ', math.max(1, #ranges - JOINS_MAX + 1)))
     redis.call('HDEL', part.key, 'joining')
-    save_partition(part)
     return part.epoch
 end
 

@@ -87,8 +87,11 @@ int consent_client_applied(struct consent_client *client, uint32_t partition, co
     return rc;
 }
 
-int consent_client_stamp(struct consent_client *client, uint32_t partition, consent_done_fn done, void *arg) {
-    struct consent_job job = {.kind = JOB_READ, .read = READ_STAMP, .partition = partition, .done = done, .arg = arg};
+int consent_client_stamp(struct consent_client *client, uint32_t partition, struct consent_repair *repair,
+                         consent_done_fn done, void *arg) {
+    *repair = (struct consent_repair){0};
+    struct consent_job job = {
+        .kind = JOB_READ, .read = READ_STAMP, .partition = partition, .repair = repair, .done = done, .arg = arg};
     return job_add(client, &job);
 }
 

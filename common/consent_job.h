@@ -83,6 +83,7 @@ struct consent_job {
     enum read_kind read; // JOB_READ
     uint64_t after;      // entries of later epochs
     size_t max;
+    struct consent_repair *repair; // the caller's
     consent_entry_fn each_entry;
     consent_applied_fn each_applied;
 };

@@ -1,5 +1,6 @@
 // Reading what a partition has reached and its streams: one command each, which proves nothing about continuity.
 #include "common/consent_job.h"
+#include "common/hmac.h"
 #include "common/redis_reply.h"
 
 #include <inttypes.h>
@@ -8,8 +9,16 @@
 
 static bool read_stamp(struct consent_job *job, const redisReply *reply) {
     job->stamp = (struct consent_stamp){0};
-    if (!reply_is_array(reply, 2))
+    if (!reply_is_array(reply, 3))
         return false;
+    const redisReply *joining = reply->element[2];
+    if (joining->type == REDIS_REPLY_STRING) {
+        job->repair->begun = true;
+        char hash[2 * CONSENT_HASH_SIZE + 1];
+        if (sscanf(joining->str, "%15" SCNu64 "-%15" SCNu64 " %40s", &job->repair->shared, &job->repair->last, hash) != 3 ||
+            strlen(hash) + 1 != sizeof hash || hex_decode(hash, sizeof hash - 1, job->repair->log_hash) != 0)
+            return false;
+    }
     if (reply->element[0]->type == REDIS_REPLY_NIL && reply->element[1]->type == REDIS_REPLY_NIL)
         return true;
     return reply_u64(reply->element[0], UINT64_MAX, &job->stamp.epoch) == 0 &&
@@ -66,7 +75,8 @@ void consent_read_begin(struct consent_job *job) {
     CHECK(job->kind == JOB_READ && job->read < ARRAY_LEN(keys));
     snprintf(key, sizeof key, "ov:{%" PRIu32 "}:%s", job->partition, keys[job->read]);
     if (job->read == READ_STAMP) {
-        const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key), redis_text("epoch"), redis_text("hash")};
+        const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key), redis_text("epoch"), redis_text("hash"),
+                                         redis_text("joining")};
         job_send(job, args, ARRAY_LEN(args), on_read);
         return;
     }

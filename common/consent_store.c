@@ -2,6 +2,7 @@
 #include "common/consent_store.h"
 
 #include "common/consent_notice.h"
+#include "common/hmac.h"
 #include "common/token.h"
 
 #include <inttypes.h>
@@ -101,7 +102,11 @@ void consent_store_close(struct consent_store *store) {
     free(store);
 }
 
-int consent_store_apply(struct consent_store *store, struct consent_change *changes, size_t n, struct err *err) {
+typedef int (*changes_fn)(struct consent_client *client, uint32_t partition, struct consent_change *changes, size_t n,
+                          uint32_t today, consent_done_fn done, void *arg);
+
+static int store_change(struct consent_store *store, struct consent_change *changes, size_t n, changes_fn change,
+                        struct err *err) {
     uint32_t today = clock_today(&store->clock);
     store->status = 0;
     for (size_t i = 0; i < n; i++) {
@@ -114,11 +119,25 @@ int consent_store_apply(struct consent_store *store, struct consent_change *chan
         while (end < n && end - at < CHANGES_A_CALL &&
                partition_of(changes[end].tenant, store->partitions) == partition)
             end++;
-        store_made(store,
-                   consent_client_apply(store->client, partition, changes + at, end - at, today, on_done, store));
+        store_made(store, change(store->client, partition, changes + at, end - at, today, on_done, store));
         store_wait(store, CALLS_IN_FLIGHT - 1);
         at = end;
     }
+    return store_settle(store, err);
+}
+
+int consent_store_apply(struct consent_store *store, struct consent_change *changes, size_t n, struct err *err) {
+    return store_change(store, changes, n, consent_client_apply, err);
+}
+
+int consent_store_enter(struct consent_store *store, struct consent_change *changes, size_t n, struct err *err) {
+    return store_change(store, changes, n, consent_client_enter, err);
+}
+
+int consent_store_leads_on(struct consent_store *store, uint32_t partition, const struct consent_stamp *known,
+                           struct err *err) {
+    store->status = 0;
+    store_made(store, consent_client_lookup(store->client, partition, NULL, 0, known, on_done, store));
     return store_settle(store, err);
 }
 
@@ -217,6 +236,21 @@ int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uin
     return store_call(store, partition_of(tenant, store->partitions), &call, err);
 }
 
+int64_t consent_store_join(struct consent_store *store, uint32_t partition, uint64_t shared,
+                           const struct consent_stamp *log, struct err *err) {
+    char shared_text[24], epoch[24], hash[2 * CONSENT_HASH_SIZE + 1];
+    snprintf(shared_text, sizeof shared_text, "%" PRIu64, shared);
+    snprintf(epoch, sizeof epoch, "%" PRIu64, log->epoch);
+    hex_encode(log->hash, CONSENT_HASH_SIZE, hash);
+    struct consent_call call = {.function = "openveil_join", .words = {shared_text, epoch, hash}, .n_words = 3};
+    return store_call(store, partition, &call, err);
+}
+
+int64_t consent_store_joined(struct consent_store *store, uint32_t partition, struct err *err) {
+    struct consent_call call = {.function = "openveil_joined"};
+    return store_call(store, partition, &call, err);
+}
+
 int consent_store_notice_add(struct consent_store *store, const struct consent_notice *notice, struct err *err) {
     char purposes[12], from[12], hash[2 * SHA256_SIZE + 1];
     snprintf(purposes, sizeof purposes, "%u", notice->purposes);
@@ -264,10 +298,10 @@ static void on_who(void *arg, const char *who, uint64_t epoch, int64_t unix_ms) 
 }
 
 int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
-                        struct err *err) {
+                        struct consent_repair *repair, struct err *err) {
     struct reading reading = {.store = store};
     store->status = 0;
-    store_made(store, consent_client_stamp(store->client, partition, on_stamp, &reading));
+    store_made(store, consent_client_stamp(store->client, partition, repair, on_stamp, &reading));
     int rc = store_settle(store, err);
     if (rc == 0)
         *stamp = reading.stamp;

@@ -17,6 +17,14 @@ struct consent_stamp {
     uint8_t hash[CONSENT_HASH_SIZE];
 };
 
+// A repair that was begun and not ended: the last epoch shared with the log, and the last one before it was begun.
+struct consent_repair {
+    bool begun;
+    uint64_t shared;
+    uint64_t last;
+    uint8_t log_hash[CONSENT_HASH_SIZE]; // of the log's head then
+};
+
 // ---- blocking, one thread -------------------------------------------------------------------------------------------
 struct consent_change {
     uint32_t tenant;
@@ -62,7 +70,15 @@ typedef void (*consent_entry_fn)(void *arg, const struct consent_entry *entry);
 typedef void (*consent_applied_fn)(void *arg, const char *who, uint64_t epoch, int64_t unix_ms);
 // The blocking forms of consent_client_stamp, _read_applied and _entries, of which this one gives all there are.
 int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
-                        struct err *err) MUST_CHECK;
+                        struct consent_repair *repair, struct err *err) MUST_CHECK;
+// What common/consent_restore.h is made of: whether the store leads on from a stamp (ERR_UNREACHABLE: no, or it cannot be
+// asked), entering changes again, the beginning of a repair (the receipt: what was before has lower epochs), its end.
+int consent_store_leads_on(struct consent_store *store, uint32_t partition, const struct consent_stamp *known,
+                           struct err *err) MUST_CHECK;
+int consent_store_enter(struct consent_store *store, struct consent_change *changes, size_t n, struct err *err) MUST_CHECK;
+int64_t consent_store_join(struct consent_store *store, uint32_t partition, uint64_t shared,
+                           const struct consent_stamp *log, struct err *err) MUST_CHECK;
+int64_t consent_store_joined(struct consent_store *store, uint32_t partition, struct err *err) MUST_CHECK;
 int consent_store_applied(struct consent_store *store, uint32_t partition, consent_applied_fn each, void *arg,
                           struct err *err) MUST_CHECK;
 int consent_store_entries(struct consent_store *store, uint32_t partition, uint64_t epoch, consent_entry_fn each,
@@ -138,9 +154,10 @@ int consent_client_call(struct consent_client *client, uint32_t partition, struc
 #define CONSENT_WHO_MAX 79
 int consent_client_applied(struct consent_client *client, uint32_t partition, const char *who, uint64_t epoch,
                            consent_done_fn done, void *arg) MUST_CHECK;
-// The stamp alone, without asking whether it leads on from anything, also while a repair is under way.
-int consent_client_stamp(struct consent_client *client, uint32_t partition, consent_done_fn done,
-                         void *arg) MUST_CHECK;
+// The stamp alone, without asking whether it leads on from anything, also while a repair is under way; `repair` (the
+// caller's until `done`) says whether one is.
+int consent_client_stamp(struct consent_client *client, uint32_t partition, struct consent_repair *repair,
+                         consent_done_fn done, void *arg) MUST_CHECK;
 // Up to `max` changes after `epoch` that the stream still holds, oldest first. `each` may have been called before an error.
 #define CONSENT_ENTRIES_MAX 5000
 int consent_client_entries(struct consent_client *client, uint32_t partition, uint64_t epoch, size_t max,
