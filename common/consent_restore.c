@@ -128,7 +128,7 @@ static int on_first_pass(void *arg, const struct evidence_line *line) {
 // Sets out->shared, log, store, changes.
 static int find_shared(struct restore *restore, struct consent_repair *repair) {
     struct consent_restored *out = restore->out;
-    int rc = consent_store_stamp(restore->store, restore->partition, &out->store, repair, restore->err);
+    int rc = consent_store_repair(restore->store, restore->partition, &out->store, repair, restore->err);
     if (rc == 0)
         rc = consent_store_entries(restore->store, restore->partition, 0, on_known, restore, restore->err);
     if (rc == 0 && restore->rc == 0 && out->store.epoch > 0 &&

@@ -297,8 +297,8 @@ static void on_who(void *arg, const char *who, uint64_t epoch, int64_t unix_ms) 
     reading->each_applied(reading->arg, who, epoch, unix_ms);
 }
 
-int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
-                        struct consent_repair *repair, struct err *err) {
+int consent_store_repair(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
+                         struct consent_repair *repair, struct err *err) {
     struct reading reading = {.store = store};
     store->status = 0;
     store_made(store, consent_client_stamp(store->client, partition, repair, on_stamp, &reading));
@@ -306,6 +306,12 @@ int consent_store_stamp(struct consent_store *store, uint32_t partition, struct 
     if (rc == 0)
         *stamp = reading.stamp;
     return rc;
+}
+
+int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
+                        struct err *err) {
+    struct consent_repair repair;
+    return consent_store_repair(store, partition, stamp, &repair, err);
 }
 
 int consent_store_entries(struct consent_store *store, uint32_t partition, uint64_t epoch, consent_entry_fn each,

@@ -70,9 +70,12 @@ typedef void (*consent_entry_fn)(void *arg, const struct consent_entry *entry);
 typedef void (*consent_applied_fn)(void *arg, const char *who, uint64_t epoch, int64_t unix_ms);
 // The blocking forms of consent_client_stamp, _read_applied and _entries, of which this one gives all there are.
 int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
-                        struct consent_repair *repair, struct err *err) MUST_CHECK;
-// What common/consent_restore.h is made of: whether the store leads on from a stamp (ERR_UNREACHABLE: no, or it cannot be
-// asked), entering changes again, the beginning of a repair (the receipt: what was before has lower epochs), its end.
+                        struct err *err) MUST_CHECK;
+// What common/consent_restore.h is made of: where the store stands and whether a repair was begun, whether it leads on
+// from a stamp (ERR_UNREACHABLE: no, or it cannot be asked), entering changes again, the beginning of a repair (the receipt:
+// what was before has lower epochs), its end.
+int consent_store_repair(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
+                         struct consent_repair *repair, struct err *err) MUST_CHECK;
 int consent_store_leads_on(struct consent_store *store, uint32_t partition, const struct consent_stamp *known,
                            struct err *err) MUST_CHECK;
 int consent_store_enter(struct consent_store *store, struct consent_change *changes, size_t n, struct err *err) MUST_CHECK;

@@ -64,9 +64,8 @@ static void log_catch_up(struct logged *logged) {
 
 static struct consent_stamp stamp_now(struct logged *logged) {
     struct consent_stamp stamp;
-    struct consent_repair repair;
     struct err err = {""};
-    assert_int_equal(consent_store_stamp(logged->store, 0, &stamp, &repair, &err), 0);
+    assert_int_equal(consent_store_stamp(logged->store, 0, &stamp, &err), 0);
     return stamp;
 }
 
