@@ -110,3 +110,11 @@ int consent_client_read_applied(struct consent_client *client, uint32_t partitio
         .kind = JOB_READ, .read = READ_APPLIED, .partition = partition, .each_applied = each, .done = done, .arg = arg};
     return job_add(client, &job);
 }
+
+int consent_client_tenants(struct consent_client *client, uint32_t partition, consent_tenant_fn each,
+                           consent_done_fn done, void *arg) {
+    CHECK(each != NULL);
+    struct consent_job job = {
+        .kind = JOB_READ, .read = READ_TENANTS, .partition = partition, .each_tenant = each, .done = done, .arg = arg};
+    return job_add(client, &job);
+}

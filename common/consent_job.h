@@ -15,7 +15,7 @@
 #define CONSENT_SCHEMA "1"
 
 enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE, JOB_CALL, JOB_READ };
-enum read_kind { READ_STAMP, READ_ENTRIES, READ_APPLIED };
+enum read_kind { READ_STAMP, READ_ENTRIES, READ_APPLIED, READ_TENANTS };
 enum job_step { STEP_OPENING, STEP_BUCKETS, STEP_CLOSING };
 
 struct consent_item {
@@ -86,6 +86,7 @@ struct consent_job {
     struct consent_repair *repair; // the caller's
     consent_entry_fn each_entry;
     consent_applied_fn each_applied;
+    consent_tenant_fn each_tenant;
 };
 
 // Queues a copy of the job, or says why not: ERR_LIMIT, ERR_NOMEM, ERR_UNREACHABLE (the client is being freed).

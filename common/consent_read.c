@@ -54,12 +54,24 @@ static bool read_applied(struct consent_job *job, const redisReply *reply) {
     return good;
 }
 
+static bool read_tenants(struct consent_job *job, const redisReply *reply) {
+    bool good = reply->type == REDIS_REPLY_ARRAY && reply->elements % 2 == 0;
+    for (size_t i = 0; good && i < reply->elements; i += 2) {
+        uint64_t tenant;
+        good = reply_u64(reply->element[i], UINT32_MAX, &tenant) == 0;
+        if (good)
+            job->each_tenant(job->arg, (uint32_t)tenant);
+    }
+    return good;
+}
+
 static void on_read(void *arg, const redisReply *reply) {
     struct consent_job *job = arg;
     if (!job_answer(job, reply))
         return;
     bool good = job->read == READ_STAMP     ? read_stamp(job, reply)
                 : job->read == READ_ENTRIES ? read_entries(job, reply)
+                : job->read == READ_TENANTS ? read_tenants(job, reply)
                                             : read_applied(job, reply);
     if (good)
         job_finish(job);
@@ -70,13 +82,19 @@ static void on_read(void *arg, const redisReply *reply) {
 }
 
 void consent_read_begin(struct consent_job *job) {
-    static const char *const keys[] = {[READ_STAMP] = "meta", [READ_ENTRIES] = "changes", [READ_APPLIED] = "applied"};
+    static const char *const keys[] = {[READ_STAMP] = "meta", [READ_ENTRIES] = "changes", [READ_APPLIED] = "applied",
+                                       [READ_TENANTS] = "bits"};
     char key[CONSENT_KEY_SIZE], from[32], count[24];
     CHECK(job->kind == JOB_READ && job->read < ARRAY_LEN(keys));
     snprintf(key, sizeof key, "ov:{%" PRIu32 "}:%s", job->partition, keys[job->read]);
     if (job->read == READ_STAMP) {
         const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key), redis_text("epoch"), redis_text("hash"),
                                          redis_text("joining")};
+        job_send(job, args, ARRAY_LEN(args), on_read);
+        return;
+    }
+    if (job->read == READ_TENANTS) {
+        const struct redis_arg args[] = {redis_text("HGETALL"), redis_text(key)};
         job_send(job, args, ARRAY_LEN(args), on_read);
         return;
     }

@@ -272,6 +272,7 @@ struct reading {
     struct consent_store *store;
     consent_entry_fn each;
     consent_applied_fn each_applied;
+    consent_tenant_fn each_tenant;
     void *arg;
     struct consent_stamp stamp;
     uint64_t epoch; // of the last entry
@@ -333,6 +334,44 @@ int consent_store_applied(struct consent_store *store, uint32_t partition, conse
     struct reading reading = {.store = store, .each_applied = each, .arg = arg};
     store->status = 0;
     store_made(store, consent_client_read_applied(store->client, partition, on_who, on_stamp, &reading));
+    return store_settle(store, err);
+}
+
+struct one {
+    struct consent_store *store;
+    struct consent_entry entry;
+};
+
+static void on_one_entry(void *arg, const struct consent_entry *entry) {
+    struct one *one = arg;
+    one->entry = *entry;
+}
+
+static void on_one_done(void *arg, int status, const struct consent_stamp *stamp) {
+    on_done(((struct one *)arg)->store, status, stamp);
+}
+
+int consent_store_entry(struct consent_store *store, uint32_t partition, uint64_t epoch, struct consent_entry *entry,
+                        struct err *err) {
+    struct one one = {.store = store};
+    CHECK(epoch > 0);
+    store->status = 0;
+    store_made(store, consent_client_entries(store->client, partition, epoch - 1, 1, on_one_entry, on_one_done, &one));
+    int rc = store_settle(store, err);
+    *entry = one.entry;
+    return rc != 0 ? rc : one.entry.epoch == epoch ? 0 : ERR_NOT_FOUND;
+}
+
+static void on_tenant(void *arg, uint32_t tenant) {
+    const struct reading *reading = arg;
+    reading->each_tenant(reading->arg, tenant);
+}
+
+int consent_store_tenants(struct consent_store *store, uint32_t partition, consent_tenant_fn each, void *arg,
+                          struct err *err) {
+    struct reading reading = {.store = store, .each_tenant = each, .arg = arg};
+    store->status = 0;
+    store_made(store, consent_client_tenants(store->client, partition, on_tenant, on_stamp, &reading));
     return store_settle(store, err);
 }
 

@@ -68,7 +68,7 @@ int64_t consent_store_forget(struct consent_store *store, uint32_t tenant, uint6
                              struct err *err) MUST_CHECK;
 typedef void (*consent_entry_fn)(void *arg, const struct consent_entry *entry);
 typedef void (*consent_applied_fn)(void *arg, const char *who, uint64_t epoch, int64_t unix_ms);
-// The blocking forms of consent_client_stamp, _read_applied and _entries, of which this one gives all there are.
+// The blocking forms of consent_client_stamp, _read_applied, _tenants and _entries, of which this one gives all there are.
 int consent_store_stamp(struct consent_store *store, uint32_t partition, struct consent_stamp *stamp,
                         struct err *err) MUST_CHECK;
 // What common/consent_restore.h is made of: where the store stands and whether a repair was begun, whether it leads on
@@ -83,6 +83,12 @@ int64_t consent_store_join(struct consent_store *store, uint32_t partition, uint
                            const struct consent_stamp *log, struct err *err) MUST_CHECK;
 int64_t consent_store_joined(struct consent_store *store, uint32_t partition, struct err *err) MUST_CHECK;
 int consent_store_applied(struct consent_store *store, uint32_t partition, consent_applied_fn each, void *arg,
+                          struct err *err) MUST_CHECK;
+typedef void (*consent_tenant_fn)(void *arg, uint32_t tenant);
+// The entry of one epoch; ERR_NOT_FOUND where the stream does not have it.
+int consent_store_entry(struct consent_store *store, uint32_t partition, uint64_t epoch, struct consent_entry *entry,
+                        struct err *err) MUST_CHECK;
+int consent_store_tenants(struct consent_store *store, uint32_t partition, consent_tenant_fn each, void *arg,
                           struct err *err) MUST_CHECK;
 int consent_store_entries(struct consent_store *store, uint32_t partition, uint64_t epoch, consent_entry_fn each,
                           void *arg, struct err *err) MUST_CHECK;
@@ -169,6 +175,9 @@ int consent_client_entries(struct consent_client *client, uint32_t partition, ui
 int consent_client_read_applied(struct consent_client *client, uint32_t partition, consent_applied_fn each,
                                 consent_done_fn done, void *arg) MUST_CHECK;
 // To the servers of all partitions, or of some.
+// Every tenant that has a contact, in no order.
+int consent_client_tenants(struct consent_client *client, uint32_t partition, consent_tenant_fn each,
+                           consent_done_fn done, void *arg) MUST_CHECK;
 bool consent_client_connected(const struct consent_client *client);
 bool consent_client_partly_connected(const struct consent_client *client);
 // What last went wrong, a sentence for people; empty where nothing did. Valid until the loop's next turn.
