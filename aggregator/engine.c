@@ -166,6 +166,8 @@ void partition_drop(struct partition *partition) {
         task_abandon(partition->task);
     month_abandon(partition->engine, partition);
     leave_drop(partition);
+    if (partition->engine->parts.owns != NULL)
+        partition->engine->parts.owns(partition->engine->parts.arg, partition->number, false);
     queue_clear(partition);
     state_free(partition->state);
     announced_clear(&partition->announced);

@@ -41,6 +41,8 @@ struct engine_parts {
     struct consent_ops consent;
     const struct noise_ops *noise; // NULL: the kernel's
     bool follows_changes; // of [redis]; else engine_change tells them, or nobody does
+    // A partition's state is loaded here and belongs to this process, or no longer does. May be NULL.
+    void (*owns)(void *arg, uint32_t partition, bool owned);
     // The engine can't go on; main logs and exits with 1. Called at most once.
     void (*failed)(void *arg, const struct err *err);
     void *arg;

@@ -197,6 +197,8 @@ static void partition_run(struct partition *partition, struct load *load) {
     tenants_ensure(partition);
     lines_send(partition);
     leave_follow(partition);
+    if (engine->parts.owns != NULL)
+        engine->parts.owns(engine->parts.arg, partition->number, true);
     if (engine->failed)
         return;
     log_debug("partition %" PRIu32 " is loaded: %zu edges, %zu days, %zu tenants", partition->number,

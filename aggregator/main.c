@@ -4,6 +4,7 @@
 #include "aggregator/aggregator_metrics.h"
 #include "aggregator/consent_follower.h"
 #include "aggregator/engine.h"
+#include "aggregator/evidence_keeper.h"
 #include "common/admin.h"
 #include "common/check.h"
 #include "common/cli.h"
@@ -27,6 +28,7 @@ struct aggregator {
     struct consent_client *consent;
     struct engine *engine;
     struct consent_follower *follower;
+    struct evidence_keeper *keeper;
     struct admin *admin;
     struct service *service;
     uv_signal_t signals[2];
@@ -42,6 +44,7 @@ static bool aggregator_ready(void *arg, char *why, size_t size) {
 static void aggregator_refresh(void *arg) {
     struct aggregator *aggregator = arg;
     engine_refresh(aggregator->engine);
+    evidence_keeper_refresh(aggregator->keeper);
 }
 
 static void on_signal(uv_signal_t *handle, int signum) {
@@ -50,6 +53,11 @@ static void on_signal(uv_signal_t *handle, int signum) {
     log_info("stopping");
     service_stopping(aggregator->service);
     uv_stop(&aggregator->loop);
+}
+
+static void on_owns(void *arg, uint32_t partition, bool owned) {
+    struct aggregator *aggregator = arg;
+    evidence_keeper_own(aggregator->keeper, partition, owned);
 }
 
 static void on_failed(void *arg, const struct err *err) {
@@ -96,6 +104,8 @@ static int aggregator_start(struct aggregator *aggregator, struct err *err) {
         rc = storage_open(aggregator, err);
     if (rc == 0)
         rc = consent_client_create(&aggregator->consent, &aggregator->loop, config, err);
+    if (rc == 0)
+        rc = evidence_keeper_start(&aggregator->keeper, &aggregator->loop, config, aggregator->consent, err);
     if (rc != 0)
         return rc;
     const struct engine_parts parts = {.loop = &aggregator->loop,
@@ -104,6 +114,7 @@ static int aggregator_start(struct aggregator *aggregator, struct err *err) {
                                        .journal = aggregator->journal,
                                        .consent = consent_ops_of(aggregator->consent),
                                        .follows_changes = true,
+                                       .owns = on_owns,
                                        .failed = on_failed,
                                        .arg = aggregator};
     rc = engine_create(&aggregator->engine, &parts, err);
@@ -136,6 +147,7 @@ static int aggregator_stop(struct aggregator *aggregator) {
     } else if (!aggregator->engine_started && aggregator->source != NULL) {
         aggregator->source->ops->stop(aggregator->source);
     }
+    evidence_keeper_stop(aggregator->keeper);
     consent_client_free(aggregator->consent);
     for (size_t i = 0; aggregator->signals_ready && i < ARRAY_LEN(aggregator->signals); i++)
         uv_close((uv_handle_t *)&aggregator->signals[i], NULL);
@@ -144,6 +156,7 @@ static int aggregator_stop(struct aggregator *aggregator) {
         CHECK(uv_loop_close(&aggregator->loop) == 0);
     }
     engine_free(aggregator->engine);
+    evidence_keeper_free(aggregator->keeper);
     if (aggregator->journal != NULL)
         aggregator->journal->ops->close(aggregator->journal);
     config_free(&aggregator->config);

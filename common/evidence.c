@@ -279,12 +279,8 @@ static bool leads_on(const struct evidence_chain *chain, const struct evidence_l
     }
     if (chain->unanchored)
         return true;
-    // The epoch jumps where a restore led on from the log.
-    bool next = line->entry.epoch == chain->head.epoch + 1 ||
-                (line->kind == EVIDENCE_CHANGE && line->entry.kind == ENTRY_JOINED &&
-                 line->entry.epoch > chain->head.epoch);
     consent_chain(chain->head.hash, line->x, hash);
-    return next && same_hash(hash, line->entry.hash);
+    return line->entry.epoch == chain->head.epoch + 1 && same_hash(hash, line->entry.hash);
 }
 
 static bool change_take(struct evidence_chain *chain, const struct evidence_line *line) {
@@ -340,6 +336,19 @@ static bool end_take(struct evidence_chain *chain, const struct evidence_line *l
     return true;
 }
 
+// Also says that the epoch went up without a change, as a restore makes it.
+static bool head_take(struct evidence_chain *chain, const struct evidence_line *line) {
+    bool leads = line->entry.epoch >= chain->head.epoch && same_hash(line->entry.hash, chain->head.hash);
+    if (!chain->unanchored && (!leads || chain->in_baseline)) {
+        chain->repeated++;
+        return false;
+    }
+    chain_move(chain, line);
+    if (line->entry.epoch > chain->seen)
+        chain->seen = line->entry.epoch;
+    return true;
+}
+
 bool evidence_chain_take(struct evidence_chain *chain, const struct evidence_line *line) {
     CHECK(chain != NULL);
     switch (line->kind) {
@@ -357,11 +366,7 @@ bool evidence_chain_take(struct evidence_chain *chain, const struct evidence_lin
         chain->records++;
         return true;
     case EVIDENCE_HEAD:
-        if (chain->unanchored) {
-            chain_move(chain, line);
-            chain->seen = line->entry.epoch;
-        }
-        break;
+        return head_take(chain, line);
     }
     return false;
 }

@@ -15,7 +15,8 @@ enum evidence_kind {
     EVIDENCE_RECORD,       // one of them
     EVIDENCE_RECORD_GONE,  // one of them, erased
     EVIDENCE_BASELINE_END, // ends it
-    EVIDENCE_HEAD,         // says again where the log ends, so that a quiet topic is compacted
+    EVIDENCE_HEAD,         // says where the log ends: daily, so that a quiet topic is compacted, and before a change whose
+                           // epoch is higher than the next, because a restore raised it
 };
 
 struct evidence_line {

@@ -223,8 +223,7 @@ static int files_write(struct evidence_log *log, uint32_t partition, const struc
     if (buffer == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the evidence log");
     for (size_t i = 0; i < n; i++)
-        if (lines[i].kind != EVIDENCE_HEAD) // a file needs no compaction
-            len += evidence_encode(&lines[i], buffer + len);
+        len += evidence_encode(&lines[i], buffer + len);
     if (write_full(part->fd, buffer, len, (off_t)part->size) != 0) {
         rc = err_errno(err, ERR_IO, "cannot write to the evidence log in %s", log->config->consent_log_dir);
         part_undo(part);

@@ -40,14 +40,13 @@ static size_t key_of(const struct evidence_line *line, uint8_t key[KEY_MAX]) {
         return 12;
     case EVIDENCE_BASELINE:
     case EVIDENCE_BASELINE_END:
-        key[0] = line->kind == EVIDENCE_BASELINE ? 'b' : 'e';
+    case EVIDENCE_HEAD:
+        key[0] = line->kind == EVIDENCE_BASELINE ? 'b' : line->kind == EVIDENCE_HEAD ? 'h' : 'e';
         store_u64(key + 1, line->entry.epoch);
         return 9;
-    case EVIDENCE_HEAD:
-        break;
     }
-    memcpy(key, "head", 4);
-    return 4;
+    CHECK(false);
+    return 0;
 }
 
 // ---- walking over messages ------------------------------------------------------------------------------------------
@@ -73,6 +72,12 @@ static int ends_of(struct kafka_log *kafka, uint32_t partition, int64_t *low, in
         rd_kafka_query_watermark_offsets(kafka->consumer, topic, (int32_t)partition, low, high, CALL_MS);
     if (code == RD_KAFKA_RESP_ERR_NO_ERROR && *low >= 0 && *high >= *low)
         return 0;
+    bool missing = code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+                   code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+    if (missing && !kafka->log.writes) {
+        *low = *high = 0; // before the first aggregator made it
+        return 0;
+    }
     return err_set(err, ERR_UNREACHABLE, "cannot ask for the ends of %s: %s", topic, rd_kafka_err2str(code));
 }
 

@@ -220,16 +220,18 @@ static void a_restore_may_jump(void **state) {
     struct evidence_chain chain = {0};
     log_make(lines);
     assert_true(evidence_chain_take(&chain, &lines[0]));
-    struct evidence_line joined = change_make(&chain.head, 0, 0, "joined", "1 900");
-    joined.entry.epoch = 900;
-    assert_true(evidence_chain_take(&chain, &joined));
-    assert_int_equal(chain.head.epoch, 900);
+    struct evidence_line later = change_make(&chain.head, 7, 1, "granted", "v1");
+    later.entry.epoch = 901;
+    assert_false(evidence_chain_take(&chain, &later));
+    assert_int_equal(evidence_chain_break(&chain), 2);
+    struct evidence_line head = {.kind = EVIDENCE_HEAD, .entry.epoch = 900, .entry.hash = {1}};
+    assert_false(evidence_chain_take(&chain, &head));
+    memcpy(head.entry.hash, lines[0].entry.hash, sizeof head.entry.hash);
+    assert_true(evidence_chain_take(&chain, &head));
+    assert_true(evidence_chain_take(&chain, &later));
+    assert_int_equal(chain.head.epoch, 901);
     assert_int_equal(evidence_chain_break(&chain), 0);
-    // Nothing else may.
-    struct evidence_line other = change_make(&chain.head, 7, 1, "granted", "v1");
-    other.entry.epoch = 902;
-    assert_false(evidence_chain_take(&chain, &other));
-    assert_int_equal(evidence_chain_break(&chain), 901);
+    assert_false(evidence_chain_take(&chain, &head)); // never back
 }
 
 static void the_end_alone_anchors_itself(void **state) {
