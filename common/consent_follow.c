@@ -6,6 +6,7 @@
 #include "common/consent_job.h"
 #include "common/consent_layouts.h"
 #include "common/consent_store.h"
+#include "common/consent_tell.h"
 #include "common/redis_reply.h"
 
 #include <inttypes.h>
@@ -53,6 +54,7 @@ struct consent_follow {
     uint32_t generation;        // counts the resets
     struct consent_stamp *now;  // by partition: as just read
     struct consent_stamp *told; // by partition: up to where changes were told
+    struct consent_tell *tell; // NULL: nobody is told
     struct cycle cycles[REDIS_SHARDS_MAX];
 };
 
@@ -359,6 +361,14 @@ static void follow_fresh(struct consent_follow *follow) {
     follow->hooks.fresh(follow->hooks.arg);
 }
 
+static void follow_tell(const struct cycle *cycle) {
+    const struct consent_follow *follow = cycle->follow;
+    if (follow->tell == NULL || !follow->hooks.applied(follow->hooks.arg))
+        return;
+    for (size_t i = 0; i < cycle->n_mine; i++)
+        consent_tell(follow->tell, cycle->link, cycle->mine[i], follow->told[cycle->mine[i]].epoch);
+}
+
 static void on_tail(void *arg, const redisReply *reply) {
     struct cycle *cycle = arg;
     if (!cycle_answer(cycle, reply))
@@ -378,6 +388,7 @@ static void on_tail(void *arg, const redisReply *reply) {
         cycle->fresh = true;
         follow_fresh(cycle->follow);
     }
+    follow_tell(cycle);
     if (!cycle->more && clock_monotonic_ms() - cycle->checked_ms >= CHECK_MS)
         check_begin(cycle);
     else
@@ -467,6 +478,7 @@ static void on_down(void *arg, unsigned shard, const char *why) {
 }
 
 static void follow_release(struct consent_follow *follow) {
+    consent_tell_free(follow->tell);
     free(follow->now);
     free(follow->told);
     for (unsigned i = 0; i < REDIS_SHARDS_MAX; i++) {
@@ -493,7 +505,9 @@ int consent_follow_start(struct consent_follow **out, struct uv_loop_s *loop, co
     follow->now = calloc(follow->partitions, sizeof *follow->now);
     follow->told = calloc(follow->partitions, sizeof *follow->told);
     const struct redis_shards_hooks shards_hooks = {.up = on_up, .down = on_down, .arg = follow};
-    int rc = follow->now == NULL || follow->told == NULL
+    bool nomem = follow->now == NULL || follow->told == NULL ||
+                 (hooks->applied != NULL && consent_tell_create(&follow->tell, config, hooks->who) != 0);
+    int rc = nomem
                  ? err_set(err, ERR_NOMEM, "out of memory to follow the changes of consent")
                  : redis_shards_create(&follow->shards, loop, config, false, &shards_hooks, err);
     if (rc != 0) {

@@ -1,6 +1,7 @@
 // Follows who is in which state, by reading alone: all buckets once, then the change streams of all partitions, on a
 // connection of its own. A stream that was cut before it was read, a store that does not lead on from what was read, a
-// moved layout or an erased tenant begin a new scan. Needs only the rights +hmget +hgetall +xrange +xread.
+// moved layout or an erased tenant begin a new scan. Needs only the rights +hmget +hgetall +xrange +xread, and to tell what is
+// applied +fcall and +xadd on ov:*:applied.
 // All calls and hooks belong to the loop's thread; memory is freed once the loop has closed the handles.
 #ifndef OPENVEIL_CONSENT_FOLLOW_H
 #define OPENVEIL_CONSENT_FOLLOW_H
@@ -21,6 +22,9 @@ struct consent_follow_hooks {
     void (*fresh)(void *arg);
     // Redis cannot be followed now, and why, in a sentence; it is tried again by itself.
     void (*lost)(void *arg, const char *why);
+    // Whether what was told is in force now; NULL: Redis is not told of it.
+    bool (*applied)(void *arg);
+    const char *who; // as whom it is told (common/consent_tell.h); copied
     void *arg;
 };
 #define CONSENT_FOLLOW_PROOF_MS 500

@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/consent_follow.h"
+#include "common/consent_store.h"
 #include "common/log.h"
 
 #include <pthread.h>
@@ -76,6 +77,11 @@ static void on_lost(void *arg, const char *why) {
     snprintf(list->why, sizeof list->why, "%s", why);
 }
 
+static bool on_applied(void *arg) {
+    const struct drop_list *list = arg;
+    return atomic_load_explicit(&list->in_use, memory_order_relaxed);
+}
+
 static int64_t age_ms(const struct drop_list *list) {
     return clock_monotonic_ms() - atomic_load_explicit(&list->fresh_ms, memory_order_relaxed);
 }
@@ -107,8 +113,15 @@ static void *list_main(void *arg) {
 }
 
 static int loop_create(struct drop_list *list, const struct config *config, struct err *err) {
-    const struct consent_follow_hooks hooks = {
-        .reset = on_reset, .state = on_state, .fresh = on_fresh, .lost = on_lost, .arg = list};
+    char who[CONSENT_WHO_MAX + 1];
+    snprintf(who, sizeof who, "edge/%s", config->ingest_edge_id);
+    const struct consent_follow_hooks hooks = {.reset = on_reset,
+                                               .state = on_state,
+                                               .fresh = on_fresh,
+                                               .lost = on_lost,
+                                               .applied = on_applied,
+                                               .who = who,
+                                               .arg = list};
     if (uv_loop_init(&list->loop) != 0)
         return err_set(err, ERR_IO, "cannot make an event loop");
     list->loop_ready = true;
