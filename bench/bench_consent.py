@@ -1,4 +1,5 @@
-"""Consent: memory, look-ups beside redis-benchmark GET, import, and what an edge's drop list costs and how fast it is."""
+"""Consent: memory, look-ups beside redis-benchmark GET, import, how soon a change is confirmed (the aggregator's log with
+fdatasync, Redis with appendfsync everysec), and what an edge's drop list costs and how fast it is."""
 import argparse
 import os
 import shutil
@@ -98,6 +99,15 @@ def measure_list(stack, contacts):
     figure("consent_withdraw_to_edge_ms_p999", [result["p999_ms"]], "ms")
 
 
+def measure_confirm(stack):
+    """With an aggregator at work: single node, so its log is a file."""
+    stack.start_aggregator()
+    driver("confirm", stack.config, 200)
+    result = driver("confirm", stack.config, 5000)
+    figure("consent_confirm_ms_p50", [result["p50_ms"]], "ms")
+    figure("consent_confirm_ms_p99", [result["p99_ms"]], "ms")
+
+
 def edge_cpu(stack):
     """CPU microseconds a request, of all the edge's threads, at all the load that one core of clients can make."""
     edge, tokens = stack.processes["openveil-ingest"], stack.path("tokens")
@@ -132,6 +142,9 @@ def main():
         stacks.append(start(directory, "import"))
         measure_import(stacks[0], args.contacts)
         measure_lookups(stacks[0], args.contacts)
+        stacks.pop().stop()
+        stacks.append(start(directory, "confirm"))
+        measure_confirm(stacks[0])
         stacks.pop().stop()
         stacks.append(start(directory, "list"))
         measure_list(stacks[0], args.left)

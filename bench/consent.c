@@ -2,6 +2,7 @@
 //
 //   consent fill CONFIG TENANT CONTACTS      objected contacts, written bucket by bucket past the Function library
 //   consent lookups CONFIG TENANT CONTACTS SECONDS   checks of imported contacts contact-0 … at random
+//   consent confirm CONFIG CHANGES           the time from a change's call to its confirmed receipt, with an aggregator at work
 //   consent edge CONFIG CHANGES              an edge's drop list: its memory, and the time from a withdrawal to the list
 #include "bench/histogram.h"
 
@@ -199,11 +200,62 @@ static void edge(const struct config *config, uint64_t changes) {
     drop_list_stop(list);
 }
 
+// ---- confirm --------------------------------------------------------------------------------------------------------
+// The id of the last telling, "0" where there is none.
+static void applied_end(redisContext *redis, const char *key, char *id, size_t size) {
+    redisReply *reply = redisCommand(redis, "XREVRANGE %s + - COUNT 1", key);
+    CHECK(reply != NULL && reply->type == REDIS_REPLY_ARRAY);
+    snprintf(id, size, "%s", reply->elements == 0 ? "0" : reply->element[0]->element[0]->str);
+    freeReplyObject(reply);
+}
+
+// Reads on from `id` until the log has told an epoch of at least `receipt`.
+static void confirmed_wait(redisContext *redis, const char *key, char *id, size_t size, long long receipt) {
+    for (bool confirmed = false; !confirmed;) {
+        redisReply *reply = redisCommand(redis, "XREAD BLOCK 10000 STREAMS %s %s", key, id);
+        CHECK(reply != NULL && reply->type == REDIS_REPLY_ARRAY && reply->elements == 1);
+        const redisReply *entries = reply->element[0]->element[1];
+        for (size_t i = 0; i < entries->elements; i++) {
+            const redisReply *fields = entries->element[i]->element[1];
+            snprintf(id, size, "%s", entries->element[i]->element[0]->str);
+            CHECK(fields->elements == 4);
+            confirmed |= strcmp(fields->element[1]->str, "log") == 0 && atoll(fields->element[3]->str) >= receipt;
+        }
+        freeReplyObject(reply);
+    }
+}
+
+// The clock runs from before the call; between two changes is a pause of up to 10 ms, so that none finds the log awake.
+static void confirm(const struct config *config, uint64_t changes) {
+    static struct histogram histogram;
+    redisContext *redis = redis_connect(config);
+    const uint32_t tenant = 4000000;
+    uint32_t partition = partition_of(tenant, (uint32_t)config->kafka_partitions);
+    char key[CONSENT_KEY_SIZE], id[40];
+    snprintf(key, sizeof key, "ov:{%" PRIu32 "}:applied", partition);
+    for (uint64_t i = 0; i < changes; i++) {
+        uint64_t pseudonym = mix(i ^ changes << 32); // one that no other run used
+        usleep((useconds_t)(mix(i) % 10000));
+        applied_end(redis, key, id, sizeof id);
+        uint64_t begin_ns = now_ns();
+        redisReply *reply = redisCommand(redis, "FCALL openveil_set 1 ov:{%u}:meta production %u %u %016llx withdrawn %u -",
+                                         partition, SINCE, tenant, (unsigned long long)pseudonym, SINCE);
+        CHECK(reply != NULL && reply->type == REDIS_REPLY_ARRAY && reply->element[0]->type == REDIS_REPLY_INTEGER);
+        long long receipt = reply->element[0]->integer;
+        freeReplyObject(reply);
+        confirmed_wait(redis, key, id, sizeof id, receipt);
+        histogram_add(&histogram, now_ns() - begin_ns);
+    }
+    redisFree(redis);
+    printf("p50_ms=%.3f p99_ms=%.3f\n", (double)histogram_quantile(&histogram, 0.5) / 1e6,
+           (double)histogram_quantile(&histogram, 0.99) / 1e6);
+}
+
 int main(int argc, char **argv) {
     struct config config = {0};
     struct err err;
     if (argc < 4) {
-        fprintf(stderr, "usage: consent fill|lookups CONFIG TENANT CONTACTS [SECONDS], consent edge CONFIG CHANGES\n");
+        fprintf(stderr, "usage: consent fill|lookups CONFIG TENANT CONTACTS [SECONDS], consent confirm|edge CONFIG CHANGES\n");
         return 64;
     }
     check_rc(config_load(&config, argv[2], false, &err), &err);
@@ -212,6 +264,8 @@ int main(int argc, char **argv) {
         fill(&config, (uint32_t)first, second);
     else if (strcmp(argv[1], "lookups") == 0 && argc == 6)
         lookups_run(&config, (uint32_t)first, second, strtod(argv[5], NULL));
+    else if (strcmp(argv[1], "confirm") == 0)
+        confirm(&config, first);
     else if (strcmp(argv[1], "edge") == 0)
         edge(&config, first);
     config_free(&config);
