@@ -1,5 +1,6 @@
 // `openveil consent set|get`: one contact.
 #include "common/commands.h"
+#include "common/consent_receipt.h"
 #include "common/consent_store.h"
 #include "common/contact_named.h"
 #include "common/token.h"
@@ -7,6 +8,8 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <string.h>
+
+enum { CONFIRM_WAIT_MS = 30000, EXIT_UNCONFIRMED = 2 };
 
 static int exit_of(int rc) {
     return rc == ERR_UNREACHABLE ? EXIT_UNAVAILABLE : EXIT_FAILURE;
@@ -45,6 +48,15 @@ static int parse_change(const struct cli_values *values, struct consent_change *
     return cli_parse_day("--since", cli_value(values, "since"), &change->since);
 }
 
+// --wait: 0, or the exit status of a change that is recorded and not confirmed.
+static int confirm(struct consent_store *store, uint32_t partition, uint64_t epoch) {
+    static struct receipt receipt;
+    struct err err;
+    receipt.epoch = epoch;
+    int rc = consent_receipt_wait(store, partition, &receipt, CONFIRM_WAIT_MS, &err);
+    return rc == 0 ? 0 : cli_error(rc == ERR_AGAIN ? EXIT_UNCONFIRMED : exit_of(rc), "%s", err.text);
+}
+
 static int run_set(const struct config *config, const struct cli_values *values) {
     struct consent_change change = {0};
     struct consent_store *store;
@@ -60,18 +72,20 @@ static int run_set(const struct config *config, const struct cli_values *values)
     int rc = consent_store_open(&store, config, &err);
     if (rc != 0)
         return cli_error(exit_of(rc), "%s", err.text);
+    uint32_t partition = partition_of(change.tenant, (uint32_t)config->kafka_partitions);
     rc = consent_store_apply(store, &change, 1, &err);
+    if (rc == 0 && change.result > 0 && cli_flag(values, "wait"))
+        code = confirm(store, partition, (uint64_t)change.result);
     consent_store_close(store);
     if (rc != 0)
         return cli_error(exit_of(rc), "%s", err.text);
     if (change.result < 0)
         return cli_error(EXIT_FAILURE, "refused: %s", change.reason);
-    uint32_t partition = partition_of(change.tenant, (uint32_t)config->kafka_partitions);
     if (cli_json(values))
         return print_json(json_pack("{s:I, s:I}", "partition", (json_int_t)partition, "receipt",
-                                    (json_int_t)change.result));
+                                    (json_int_t)change.result)) != 0 ? EXIT_FAILURE : code;
     printf("%" PRId64 "\n", change.result);
-    return 0;
+    return code;
 }
 
 // ---- consent get ----------------------------------------------------------------------------------------------------
@@ -135,6 +149,7 @@ static const struct cli_option set_options[] = {
     {"state", "STATE", "informed, granted, refused, withdrawn or objected", true, false},
     {"since", "DAY", "the day of it, YYYY-MM-DD, at most tomorrow", true, false},
     {"notice", "VERSION", "the version of the notice shown; not needed where the contact leaves", false, false},
+    {"wait", NULL, "wait up to 30 s until it is confirmed: the log outside Redis has it", false, false},
 };
 const struct cli_command cmd_consent_set = {
     .words = "consent set",
@@ -143,7 +158,8 @@ const struct cli_command cmd_consent_set = {
     .description = "Leaving (refused, withdrawn, objected) and granted are possible from every state, informed only from\n"
                    "unknown or informed. A day older than the recorded one is refused, and so is an allowing state on the\n"
                    "day of a leaving one. Recording the same again changes nothing.\n"
-                   "Exit status 1: refused, with the reason. 69: Redis cannot be reached; nothing is known, try again.\n"
+                   "Exit status 1: refused, with the reason. 2: recorded, with --wait not confirmed in time. 69: Redis\n"
+                   "cannot be reached; nothing is known, try again.\n"
                    "A preference centre calls the same Function of Redis from any language: see common/CONSENT.md.",
     .options = set_options,
     .n_options = ARRAY_LEN(set_options),

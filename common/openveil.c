@@ -23,6 +23,8 @@ static const struct cli_command *const commands[] = {
     &cmd_consent_erase_tenant,
     &cmd_consent_rebucket,
     &cmd_consent_restore,
+    &cmd_consent_receipt,
+    &cmd_consent_verify,
     &cmd_notice_add,
     &cmd_notice_list,
     &cmd_contact_show,

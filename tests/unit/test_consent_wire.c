@@ -9,6 +9,7 @@
 #define PLACE "*1\r\n$-1\r\n"
 #define VERSION ":3\r\n"
 #define STIRRED ":1\r\n"
+#define PLACE "*1\r\n$-1\r\n"
 #define META "*6\r\n$10\r\nproduction\r\n$1\r\n1\r\n$40\r\n00112233445566778899aabbccddeeff00112233\r\n$1\r\n1\r\n$-1\r\n$-1\r\n"
 #define BITS "*1\r\n$1\r\n8\r\n"
 #define RECORD "*1\r\n$10\r\n\x01\x02\x4a\x38\x4a\x38\x4a\x38v1\r\n"
