@@ -112,6 +112,7 @@ class Contact(unittest.TestCase):
                          [{"sent": DAY, "stream": 3, "provider": "gmail", "fetch": "person"}])
         change = {"change": 1, "state": "informed", "since": BEFORE, "notice": "n1"}
         self.assertEqual(shown["change_stream"], [change])
+        wait_until("the log", lambda: self.show(gone)["consent_log"] == [change], 20)
         self.assertIn("state", self.files_with(pseudonym))
         self.assertTrue(self.redis_keys_with(pseudonym))
         text = self.stack.cli("contact", "show", "--tenant", TENANT, "--pseudonym", pseudonym)

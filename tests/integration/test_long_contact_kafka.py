@@ -78,9 +78,11 @@ class ContactInKafka(unittest.TestCase):
         for contact in (gone, stays):
             self.open(contact)
             wait_until("the open", lambda c=contact: self.show(c)["last_open"] is not None, 60)
+            wait_until("the log", lambda c=contact: self.show(c)["consent_log"] != [], 60)
         kept, pseudonym = self.show(stays), self.show(gone)["pseudonym"]
-        self.assertIn("openveil.state", self.topics_with(pseudonym))
-        self.shorten("openveil.state")
+        for topic in ("openveil.state", "openveil.consent.log"):
+            self.assertIn(topic, self.topics_with(pseudonym))
+            self.shorten(topic)
         self.stack.cli("contact", "erase", "--tenant", TENANT, gone)
         shown = self.show(gone)
         self.assertEqual((shown["consent"]["state"], shown["last_open"], shown["open_windows"], shown["change_stream"],
