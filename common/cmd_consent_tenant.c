@@ -247,9 +247,11 @@ const struct cli_command cmd_consent_rebucket = {
     .words = "consent rebucket",
     .args = "",
     .summary = "cut a tenant's records into another number of buckets",
-    .description = "For a tenant that grew beyond what its first import laid out. In one step of Redis, about a second for the\n"
-                   "250,000 contacts it moves at most; look-ups under way begin again. Prints the receipt.\n"
-                   "Running it again, after a lost connection, is harmless.",
+    .description = "For a tenant that grew beyond what its first import laid out. Up to 250,000 contacts are moved in one\n"
+                   "step of Redis, about a second. More are copied first, 10,000 a step, while changes go into both (twice\n"
+                   "the tenant's memory meanwhile), then the copy takes their place, about a second for a million buckets.\n"
+                   "Look-ups under way begin again. Prints the receipt. Running it again, with the same bits, is harmless:\n"
+                   "it goes on where one was that was stopped.",
     .options = rebucket_options,
     .n_options = ARRAY_LEN(rebucket_options),
     .run = run_rebucket,

@@ -21,6 +21,8 @@ local BITS_MAX = 28
 local BUCKET_CONTACTS = 64    -- buckets of a sized tenant begin half to wholly as full; Redis packs up to 128
 local BUCKET_CONTACTS_MAX = 128  -- what Redis packs
 local MOVED_MAX = 250000      -- contacts that one call may move: about a second
+local MOVED_STEP = 10000       -- contacts that one step of a longer move copies
+local SAMPLED_BUCKETS = 4096
 local ERASED_BUCKETS_MAX = 1048576
 local NOTICES_MAX = 1000       -- NOTICES_MAX in common/consent_job.h
 local NOBODY = '0000000000000000' -- the pseudonym of a change that is about no contact
@@ -95,14 +97,49 @@ local function bits_of(part, tenant)
     return bits
 end
 
--- The bucket's key and the contact's field in it.
-local function place(part, tenant, pseudonym, bits)
+-- The bucket's key, the contact's field in it, and its number. `kind`: `m` in the copy that a move makes.
+local function place(part, tenant, pseudonym, bits, kind)
     local upper = tonumber(pseudonym:sub(1, BITS_MAX / 4), 16)
     local bucket = math.floor(upper / 2 ^ (BITS_MAX - bits))
     local field = pseudonym:sub(1 + 2 * math.floor(bits / 8)):gsub('%x%x', function(pair)
         return string.char(tonumber(pair, 16))
     end)
-    return part.prefix .. 'c:' .. tenant .. ':' .. string.format('%x', bucket), field
+    return part.prefix .. (kind or 'c') .. ':' .. tenant .. ':' .. string.format('%x', bucket), field, bucket
+end
+
+-- The move of a tenant's buckets that is under way: to how many bits, and the first bucket that is not copied. Or nil.
+local function move_of(part, tenant)
+    if part.any_move == nil then
+        part.any_move = redis.call('EXISTS', part.prefix .. 'moves') == 1
+    end
+    local stored = part.any_move and redis.call('HGET', part.prefix .. 'moves', tenant)
+    if not stored then
+        return nil
+    end
+    local bits, copied = stored:match('^(%d+) (%d+)$')
+    if not bits then
+        error('a move of buckets is damaged: repair ' .. part.prefix .. 'moves')
+    end
+    return {bits = tonumber(bits), copied = tonumber(copied)}
+end
+
+-- Writes the record of a contact at its place (nil: removes it), and the same in the copy where that has its bucket.
+local function put(part, tenant, pseudonym, at, value)
+    local move = move_of(part, tenant)
+    local copy, copy_field
+    if move and at.number < move.copied then
+        copy, copy_field = place(part, tenant, pseudonym, move.bits, 'm')
+    end
+    if value then
+        redis.call('HSET', at.bucket, at.field, value)
+    else
+        redis.call('HDEL', at.bucket, at.field)
+    end
+    if copy and value then
+        redis.call('HSET', copy, copy_field, value)
+    elseif copy then
+        redis.call('HDEL', copy, copy_field)
+    end
 end
 
 -- A change id is 64 bits: two numbers of 32, since Lua's are doubles. From canonical decimal text, or nil.
@@ -322,7 +359,7 @@ end
 local function apply(part, change, again)
     local bits = bits_of(part, change.tenant)
     local chosen = bits or BITS_DEFAULT
-    local bucket, field = place(part, change.tenant, change.pseudonym, chosen)
+    local bucket, field, number = place(part, change.tenant, change.pseudonym, chosen)
     local value = redis.call('HGET', bucket, field)
     local old = unpack_record(value)
     local same = old.state == change.state and old.since == change.since and old.notice == change.notice
@@ -349,7 +386,7 @@ local function apply(part, change, again)
         part.bits[change.tenant] = chosen
     end
     if new then
-        redis.call('HSET', bucket, field, pack_record(new))
+        put(part, change.tenant, change.pseudonym, {bucket = bucket, field = field, number = number}, pack_record(new))
     end
     return now and part.epoch or refusal(change, old)
 end
@@ -470,25 +507,34 @@ local function openveil_erase_tenant(keys, args)
     for bucket = 0, 2 ^ bits - 1 do
         redis.call('UNLINK', bucket_key(part, tenant, bucket))
     end
+    local move = move_of(part, tenant)
+    if move then
+        for bucket = 0, 2 ^ move.bits - 1 do
+            redis.call('UNLINK', part.prefix .. 'm:' .. tenant .. ':' .. string.format('%x', bucket))
+        end
+        redis.call('HDEL', part.prefix .. 'moves', tenant)
+    end
     redis.call('HDEL', part.prefix .. 'bits', tenant)
     save_partition(part)
     return part.epoch
 end
 
--- Moves a bucket's contacts into those of the new layout. With more buckets the last goes first, with fewer the first:
--- then what a bucket is moved into has been emptied before, or is itself.
-local function move_bucket(part, tenant, bucket, bits, new_bits)
+-- Writes a bucket's contacts by another number of bits, into the copy or (`kind` nil) the layout itself; their number.
+local function copy_bucket(part, tenant, bucket, bits, new_bits, kind)
     local fields = redis.call('HGETALL', bucket_key(part, tenant, bucket))
-    redis.call('UNLINK', bucket_key(part, tenant, bucket))
+    if not kind then
+        redis.call('UNLINK', bucket_key(part, tenant, bucket))
+    end
     local fixed = bits - bits % 8
     local head = string.format('%0' .. math.max(fixed / 4, 1) .. 'x', math.floor(bucket / 2 ^ (bits - fixed)))
     for i = 1, #fields, 2 do
         local pseudonym = (fixed > 0 and head or '') .. fields[i]:gsub('.', function(char)
             return string.format('%02x', char:byte())
         end)
-        local to, field = place(part, tenant, pseudonym, new_bits)
+        local to, field = place(part, tenant, pseudonym, new_bits, kind)
         redis.call('HSET', to, field, fields[i + 1])
     end
+    return #fields / 2
 end
 
 -- FCALL openveil_rebucket 1 ov:{PARTITION}:meta MODE TODAY TENANT BITS
@@ -503,6 +549,8 @@ local function openveil_rebucket(keys, args)
         return 'invalid: the bits are not a number from 0 to 20'
     elseif not bits then
         return 'refused: the tenant has no contact'
+    elseif move_of(part, tenant) then
+        return 'refused: a longer move is under way'
     elseif bits == new_bits then
         return part.epoch
     elseif 2 ^ bits > ERASED_BUCKETS_MAX then
@@ -518,15 +566,81 @@ local function openveil_rebucket(keys, args)
         return 'refused: more than 64 contacts a bucket: too few bits for ' .. decimal(contacts) .. ' contacts'
     end
     advance(part, tenant, NOBODY, 'rebucketed', args[2], decimal(new_bits), '-')
+    -- With more buckets the last goes first, with fewer the first: then what a bucket is moved into has been emptied
+    -- before, or is itself.
     local first, last, step = 0, 2 ^ bits - 1, 1
     if new_bits > bits then
         first, last, step = last, first, -1
     end
     for bucket = first, last, step do
-        move_bucket(part, tenant, bucket, bits, new_bits)
+        copy_bucket(part, tenant, bucket, bits, new_bits)
     end
     redis.call('HSET', part.prefix .. 'bits', tenant, new_bits)
     save_partition(part)
+    return part.epoch
+end
+
+-- The copy takes the place of the buckets. Its keys are renamed one by one: a second for a million of them.
+local function move_end(part, tenant, bits, new_bits, today)
+    advance(part, tenant, NOBODY, 'rebucketed', today, decimal(new_bits), '-')
+    for bucket = 0, 2 ^ bits - 1 do
+        redis.call('UNLINK', bucket_key(part, tenant, bucket))
+    end
+    for bucket = 0, 2 ^ new_bits - 1 do
+        local copy = part.prefix .. 'm:' .. tenant .. ':' .. string.format('%x', bucket)
+        if redis.call('EXISTS', copy) == 1 then
+            redis.call('RENAME', copy, bucket_key(part, tenant, bucket))
+        end
+    end
+    redis.call('HSET', part.prefix .. 'bits', tenant, new_bits)
+    redis.call('HDEL', part.prefix .. 'moves', tenant)
+    save_partition(part)
+end
+
+-- Whether so few bits would overfill the buckets, by a part of them: pseudonyms are spread evenly.
+local function too_few_bits(part, tenant, bits, new_bits)
+    local sampled, contacts = math.min(2 ^ bits, SAMPLED_BUCKETS), 0
+    for bucket = 0, sampled - 1 do
+        contacts = contacts + redis.call('HLEN', bucket_key(part, tenant, bucket))
+    end
+    return contacts / sampled * 2 ^ bits > BUCKET_CONTACTS_MAX / 2 * 2 ^ new_bits
+end
+
+-- FCALL openveil_rebucket_step 1 ov:{PARTITION}:meta MODE TODAY TENANT BITS
+-- A part of what openveil_rebucket does, for tenants with more contacts than one call may move: copies some buckets, while
+-- every change goes into both, and with the last ones puts the copy in place. 0 while there is more to do, then the
+-- receipt; or a string that says why not. Calls for one tenant go on with the move that is under way.
+local function openveil_rebucket_step(keys, args)
+    local part, bits = open_tenant(keys, args, 4)
+    if not part then
+        return bits
+    end
+    local tenant, new_bits = args[3], integer(args[4], 0, BITS_MAX)
+    if not new_bits or 2 ^ new_bits > ERASED_BUCKETS_MAX then
+        return 'invalid: the bits are not a number from 0 to 20'
+    elseif not bits then
+        return 'refused: the tenant has no contact'
+    end
+    local move = move_of(part, tenant)
+    if move and move.bits ~= new_bits then
+        return 'refused: a move to ' .. decimal(move.bits) .. ' bits is under way; end it first'
+    elseif not move and bits == new_bits then
+        return part.epoch
+    elseif 2 ^ bits > ERASED_BUCKETS_MAX then
+        return 'refused: the tenant has more buckets than one call may move'
+    elseif not move and too_few_bits(part, tenant, bits, new_bits) then
+        return 'refused: more than 64 contacts a bucket: too few bits for so many contacts'
+    end
+    local bucket, contacts = move and move.copied or 0, 0
+    while bucket < 2 ^ bits and contacts < MOVED_STEP do
+        contacts = contacts + copy_bucket(part, tenant, bucket, bits, new_bits, 'm') + 1
+        bucket = bucket + 1
+    end
+    if bucket < 2 ^ bits then
+        redis.call('HSET', part.prefix .. 'moves', tenant, decimal(new_bits) .. ' ' .. decimal(bucket))
+        return 0
+    end
+    move_end(part, tenant, bits, new_bits, args[2])
     return part.epoch
 end
 
@@ -611,7 +725,7 @@ local function openveil_forget(keys, args)
         end
     end
     local bits = bits_of(part, tenant)
-    local bucket, field = place(part, tenant, pseudonym, bits or BITS_DEFAULT)
+    local bucket, field, number = place(part, tenant, pseudonym, bits or BITS_DEFAULT)
     local record = unpack_record(bits and redis.call('HGET', bucket, field))
     local goes = record.state ~= 0 and not (keep == 'left' and record.state and leaves(record.state))
     -- First what can fail for want of anything: then all of it is done, or none.
@@ -623,7 +737,7 @@ local function openveil_forget(keys, args)
         erase_entry(part, args[i] .. '-0', tenant, pseudonym)
     end
     if goes then
-        redis.call('HDEL', bucket, field)
+        put(part, tenant, pseudonym, {bucket = bucket, field = field, number = number}, nil)
     end
     drop_links(part)
     save_partition(part)
@@ -726,5 +840,6 @@ redis.register_function('openveil_stir', openveil_stir)
 redis.register_function('openveil_size_hint', openveil_size_hint)
 redis.register_function('openveil_erase_tenant', openveil_erase_tenant)
 redis.register_function('openveil_rebucket', openveil_rebucket)
+redis.register_function('openveil_rebucket_step', openveil_rebucket_step)
 redis.register_function('openveil_notice_add', openveil_notice_add)
 redis.register_function('openveil_version', openveil_version)

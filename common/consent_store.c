@@ -228,12 +228,26 @@ int64_t consent_store_erase_tenant(struct consent_store *store, uint32_t tenant,
     return store_call(store, partition_of(tenant, store->partitions), &call, err);
 }
 
+// The words of common/consent.lua for what one call does not do, and steps do.
+static bool needs_steps(const struct consent_call *call) {
+    return call->result == ERR_REFUSED && (strstr(call->reason, "one call moves up to") != NULL ||
+                                           strcmp(call->reason, "a longer move is under way") == 0);
+}
+
 int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uint32_t bits, struct err *err) {
     char id[12], number[12];
+    uint32_t partition = partition_of(tenant, store->partitions);
     snprintf(id, sizeof id, "%" PRIu32, tenant);
     snprintf(number, sizeof number, "%" PRIu32, bits);
     struct consent_call call = {.function = "openveil_rebucket", .words = {id, number}, .n_words = 2};
-    return store_call(store, partition_of(tenant, store->partitions), &call, err);
+    int64_t receipt = store_call(store, partition, &call, err);
+    if (!needs_steps(&call))
+        return receipt;
+    call.function = "openveil_rebucket_step";
+    do
+        receipt = store_call(store, partition, &call, err);
+    while (receipt == 0);
+    return receipt;
 }
 
 int64_t consent_store_join(struct consent_store *store, uint32_t partition, uint64_t shared,

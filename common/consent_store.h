@@ -59,7 +59,8 @@ int consent_store_size_hint(struct consent_store *store, uint32_t tenant, uint64
 typedef void (*consent_each_fn)(void *arg, uint64_t pseudonym, const struct consent_record *record);
 int consent_store_scan(struct consent_store *store, uint32_t tenant, consent_each_fn each, void *arg,
                        struct err *err) MUST_CHECK;
-// Removes all of a tenant, or cuts its buckets anew: the receipt, or a negative ERR_* with the reason in `err`.
+// Removes all of a tenant, or cuts its buckets anew (in as many calls as it needs; again, with the same bits, after an
+// error): the receipt, or a negative ERR_* with the reason in `err`.
 int64_t consent_store_erase_tenant(struct consent_store *store, uint32_t tenant, struct err *err) MUST_CHECK;
 int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uint32_t bits, struct err *err) MUST_CHECK;
 // Removes what Redis knows about one contact: its record (with `keep_left`, not one that refused, withdrew or objected)

@@ -278,6 +278,46 @@ class ConsentCommands(unittest.TestCase):
         self.import_lines(lines)  # all of it is there already
         self.assertEqual(self.tenant_words("rebucket", "--bits", "12"), f"{epoch}\n")
 
+    def step(self, bits):
+        days = (TODAY - datetime.date(1970, 1, 1)).days
+        return self.redis.call("FCALL", "openveil_rebucket_step", 1, "ov:{0}:meta", "production", days, 7, bits)
+
+    def test_rebucket_in_steps(self):
+        """Changes before, in and behind what is copied already; the command takes over a move that was left."""
+        self.be_patient()
+        n = 260000
+        self.import_lines([f"contact-{i}\tgranted\t{day(9)}\tv1\n" for i in range(n)])
+        self.assertEqual(self.step(12), n, "as it is")
+        self.assertIn("too few bits", self.step(8))
+        self.assertIn("20", self.step(21))
+        withdrawn = 0
+        for _ in range(3):
+            self.assertEqual(self.step(15), 0)
+            self.import_lines([f"contact-{i}\twithdrawn\t{day(1)}\t-\n" for i in range(withdrawn, withdrawn + 500)] +
+                              [f"new-{i}\tgranted\t{day(1)}\tv1\n" for i in range(withdrawn, withdrawn + 500)])
+            withdrawn += 500
+        found = sorted(self.tenant_words("export").splitlines())
+        for row in (found[0], found[-1]):
+            self.redis.call("FCALL", "openveil_forget", 1, "ov:{0}:meta", "production", 20000, 7, row.split("\t")[0], "nothing")
+        self.assertIn("a move to 15 bits", self.step(14))
+        self.assertIn("longer move", self.redis.call("FCALL", "openveil_rebucket", 1, "ov:{0}:meta", "production", 20000, 7, 15))
+        self.assertTrue(self.redis.call("EXISTS", "ov:{0}:moves"))
+        before = sorted(self.tenant_words("export").splitlines())
+        self.assertEqual(before, found[1:-1])
+        self.tenant_words("rebucket", "--bits", "15")
+        self.assertEqual(sorted(self.tenant_words("export").splitlines()), before)
+        self.assertEqual(len(before), n + withdrawn - 2)
+        self.assertEqual(self.redis.call("HGET", "ov:{0}:bits", "7"), "15")
+        self.assertEqual(self.redis.call("KEYS", "ov:{0}:m*"), ["ov:{0}:meta"])
+        self.assertEqual(self.get("contact-499")["state"], "withdrawn")
+        # By the command alone, and erased while one is under way.
+        self.tenant_words("rebucket", "--bits", "13")
+        self.assertEqual(sorted(self.tenant_words("export").splitlines()), before)
+        self.assertEqual(self.step(16), 0)
+        self.tenant_words("erase-tenant")
+        self.assertEqual(self.redis.call("KEYS", "ov:{0}:m*"), ["ov:{0}:meta"])
+        self.assertEqual(self.redis.call("KEYS", "ov:{0}:c*"), ["ov:{0}:changes"])
+
     def test_erase_tenant(self):
         self.run_words("tenant", "add", "4294967295", "--stream", "1=x")
         self.import_lines([f"contact-{i}\tobjected\t{day(9)}\t-\n" for i in range(500)])
