@@ -198,6 +198,7 @@ static void follow_begin(struct kept *kept, const struct evidence_chain *chain) 
     kept->durable = chain->head.epoch;
     kept->told = 0;
     kept->head_day = 0;
+    consent_client_known(keeper->client, kept->partition, &chain->head);
     consent_stream_follow(keeper->stream, kept->partition, chain->head.epoch);
 }
 
@@ -223,7 +224,11 @@ static void written(struct evidence_keeper *keeper, const struct evidence_job *j
             kept_reset(kept, KEPT_HEAD, AGAIN_MS);
             continue;
         }
-        kept->durable = batch->lines[n - 1].entry.epoch;
+        // A Redis that lost what the log holds is noticed also where no look-up had seen it.
+        struct consent_stamp durable = {.epoch = batch->lines[n - 1].entry.epoch};
+        memcpy(durable.hash, batch->lines[n - 1].entry.hash, sizeof durable.hash);
+        consent_client_known(keeper->client, p, &durable);
+        kept->durable = durable.epoch;
         count_metric(METRIC_LOGGED, n);
         consent_stream_resume(keeper->stream, p);
         tell(kept);

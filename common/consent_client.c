@@ -149,12 +149,18 @@ static void jobs_begin(struct consent_client *client) {
     client->waiting = kept;
 }
 
+void consent_client_known(struct consent_client *client, uint32_t partition, const struct consent_stamp *known) {
+    CHECK(partition < client->partitions);
+    if (known->epoch > client->seen[partition].epoch)
+        client->seen[partition] = *known;
+}
+
 void job_finish(struct consent_job *job) {
     struct consent_client *client = job->client;
     CHECK(job->outstanding == 0 && client->n_active > 0);
     client->n_active--;
     if (job->status == 0 && (job->kind == JOB_LOOKUP || job->kind == JOB_SCAN))
-        client->seen[job->partition] = job->stamp;
+        consent_client_known(client, job->partition, &job->stamp);
     job_deliver(client, job);
 }
 

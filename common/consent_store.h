@@ -124,6 +124,8 @@ void consent_client_free(struct consent_client *client); // pending look-ups end
 #define CONSENT_JOBS_MAX 1024
 int consent_client_lookup(struct consent_client *client, uint32_t partition, struct consent_query *queries, size_t n,
                           const struct consent_stamp *known, consent_done_fn done, void *arg) MUST_CHECK;
+// What somebody else has seen of a partition, for instance the log of changes: from now on look-ups must lead on from it.
+void consent_client_known(struct consent_client *client, uint32_t partition, const struct consent_stamp *known);
 // Every record of a tenant, bucket by bucket; `each` may be called many times before `done`, also where that then says
 // ERR_UNREACHABLE. `each` must not call the client.
 int consent_client_scan(struct consent_client *client, uint32_t partition, uint32_t tenant,
