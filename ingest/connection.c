@@ -5,10 +5,15 @@
 #include "ingest/pixel.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
+
+enum { READS_MAX = 32 }; // of one connection, before others have their turn
 
 static void connection_resume(struct connection *c);
 
@@ -32,62 +37,38 @@ static void buffer_clear(struct connection *c) {
     c->n_held = c->n_dirty = 0;
 }
 
-static void on_closed(uv_handle_t *handle) {
-    struct connection *c = handle->data;
-    struct connection_set *set = c->set;
-    CHECK(set->n_open > 0 && c->rest == NULL);
-    set->n_open--;
-    TAILQ_INSERT_HEAD(&set->unused, c, link);
-}
-
 void connection_close(struct connection *c) {
-    if (uv_is_closing((uv_handle_t *)&c->tcp))
+    struct connection_set *set = c->set;
+    if (c->list == LIST_CLOSED)
         return;
-    TAILQ_REMOVE(&c->set->lists[c->list], c, link);
+    TAILQ_REMOVE(&set->lists[c->list], c, link);
+    TAILQ_INSERT_TAIL(&set->lists[LIST_CLOSED], c, link);
+    c->list = LIST_CLOSED;
     buffer_clear(c);
     bytes_wipe(c->proxy_address, sizeof c->proxy_address);
     c->n_waiting = 0;
-    uv_close((uv_handle_t *)&c->tcp, on_closed);
+    free(c->rest);
+    c->rest = NULL;
+    close(c->fd);
 }
 
 static bool connection_is_open(const struct connection *c) {
-    return !uv_is_closing((const uv_handle_t *)&c->tcp) && c->list != LIST_LINGER;
-}
-
-static void on_shutdown(uv_shutdown_t *shutdown, int status) {
-    (void)shutdown; // the client's end, or the time-out, closes
-    (void)status;
+    return c->list != LIST_CLOSED && c->list != LIST_LINGER;
 }
 
 // After the last answer. Closing while the client still sends would reset the connection and could destroy the answer
 // on its way (RFC 9112 9.6), so what is still to come is read and thrown away for a while.
 static void connection_finish(struct connection *c, bool more_may_come) {
-    if (!more_may_come || c->ended) {
+    if (!more_may_come || c->ended || shutdown(c->fd, SHUT_WR) != 0) {
         connection_close(c);
         return;
     }
     buffer_clear(c);
     connection_move(c, LIST_LINGER);
-    if (uv_shutdown(&c->request.shutdown, (uv_stream_t *)&c->tcp, on_shutdown) != 0)
-        connection_close(c);
-}
-
-static void on_written(uv_write_t *write, int status) {
-    struct connection *c = write->data;
-    free(c->rest);
-    c->rest = NULL;
-    if (uv_is_closing((uv_handle_t *)&c->tcp))
-        return;
-    if (status != 0)
-        connection_close(c);
-    else if (c->close_after)
-        connection_finish(c, true);
-    else
-        connection_resume(c);
 }
 
 // What the client did not take at once, from a copy, within write_timeout_ms; `sent` bytes of `bufs` are on their way.
-static void write_rest(struct connection *c, const struct iovec *bufs, size_t n, size_t sent, size_t total) {
+static void write_later(struct connection *c, const struct iovec *bufs, size_t n, size_t sent, size_t total) {
     size_t copied = 0, skip = sent;
     c->rest = malloc(total - sent);
     if (c->rest == NULL) {
@@ -101,18 +82,32 @@ static void write_rest(struct connection *c, const struct iovec *bufs, size_t n,
         skip -= skipped;
     }
     CHECK(copied == total - sent && skip == 0);
+    c->rest_len = copied;
+    c->rest_sent = 0;
     connection_move(c, LIST_WRITE);
-    uv_buf_t rest = uv_buf_init(c->rest, (unsigned)copied);
-    c->request.write.data = c;
-    if (uv_write(&c->request.write, (uv_stream_t *)&c->tcp, &rest, 1, on_written) != 0) {
-        free(c->rest);
-        c->rest = NULL;
-        connection_close(c);
-    }
 }
 
-// True when all has been taken. The socket's own call: uv_try_write would do the same at more cost, and nothing of ours
-// waits in the stream.
+// Only what the socket does not take makes epoll tell of room again, so all of the rest is tried.
+static void write_rest(struct connection *c) {
+    while (c->rest_sent < c->rest_len) {
+        ssize_t sent = send(c->fd, c->rest + c->rest_sent, c->rest_len - c->rest_sent, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EAGAIN)
+            return;
+        if (sent < 0 && errno != EINTR) {
+            connection_close(c);
+            return;
+        }
+        c->rest_sent += sent > 0 ? (size_t)sent : 0;
+    }
+    free(c->rest);
+    c->rest = NULL;
+    if (c->close_after)
+        connection_finish(c, true);
+    else
+        connection_resume(c);
+}
+
+// True when all has been taken.
 static bool connection_write(struct connection *c, struct iovec *bufs, size_t n) {
     size_t total = 0;
     CHECK(c->rest == NULL && n > 0);
@@ -126,7 +121,7 @@ static bool connection_write(struct connection *c, struct iovec *bufs, size_t n)
     if (sent < 0 && errno != EAGAIN && errno != EINTR)
         connection_close(c);
     else
-        write_rest(c, bufs, n, sent < 0 ? 0 : (size_t)sent, total);
+        write_later(c, bufs, n, sent < 0 ? 0 : (size_t)sent, total);
     return false;
 }
 
@@ -182,8 +177,8 @@ static void request_address(const void *arg, const struct http_request *request,
         memcpy(peer, c->proxy_address, sizeof peer);
     } else {
         struct sockaddr_storage name;
-        int len = sizeof name;
-        if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&name, &len) == 0)
+        socklen_t len = sizeof name;
+        if (getpeername(c->fd, (struct sockaddr *)&name, &len) == 0)
             address_from_socket((const struct sockaddr *)&name, peer);
         bytes_wipe(&name, sizeof name);
     }
@@ -286,17 +281,6 @@ static bool connection_may_take(const struct connection *c) {
            (c->n_waiting == 0 || c->iteration == c->set->iteration);
 }
 
-static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
-    struct connection *c = handle->data;
-    (void)suggested;
-    if (c->n_held > 0)
-        *buf = uv_buf_init(buffer_of(c) + c->n_held, BUFFER_BYTES - c->n_held);
-    else
-        *buf = uv_buf_init(c->set->input, sizeof c->set->input);
-}
-
-static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf);
-
 // Puts the connection where it is waited for, once nothing more can be taken from what it sent.
 static void connection_settle(struct connection *c) {
     if (!connection_is_open(c))
@@ -304,16 +288,6 @@ static void connection_settle(struct connection *c) {
     if (c->ended && c->n_waiting == 0 && c->rest == NULL) {
         connection_close(c);
         return;
-    }
-    bool read = !c->ended && c->n_held < BUFFER_BYTES;
-    if (read != c->reading) {
-        int result = read ? uv_read_start((uv_stream_t *)&c->tcp, give_buffer, on_read)
-                          : uv_read_stop((uv_stream_t *)&c->tcp);
-        if (result != 0) {
-            connection_close(c);
-            return;
-        }
-        c->reading = read;
     }
     if (c->n_waiting > 0 || c->rest != NULL)
         return;
@@ -355,39 +329,67 @@ static void connection_process(struct connection *c, char *data, size_t len) {
     connection_settle(c);
 }
 
+// `n` bytes have come to where connection_read put them.
+static void bytes_take(struct connection *c, char *at, size_t n) {
+    if (c->list == LIST_LINGER) {
+        bytes_wipe(at, n);
+        return;
+    }
+    if (c->n_held == 0) {
+        connection_process(c, at, n);
+        return;
+    }
+    CHECK(at == buffer_of(c) + c->n_held);
+    c->n_held += (uint32_t)n;
+    c->n_dirty = c->n_dirty < c->n_held ? c->n_held : c->n_dirty;
+    connection_process(c, buffer_of(c), c->n_held);
+}
+
+// Reads all that has come, as far as there is room. A read that brings less than it could has found the end of it, but for
+// the client's own end.
+static void connection_read(struct connection *c) {
+    for (int i = 0; c->readable && c->list != LIST_CLOSED && !c->ended && c->n_held < BUFFER_BYTES; i++) {
+        if (i == READS_MAX) {
+            struct epoll_event again = {.events = CONNECTION_EVENTS, .data.ptr = c};
+            if (epoll_ctl(c->set->epoll, EPOLL_CTL_MOD, c->fd, &again) != 0)
+                connection_close(c);
+            return;
+        }
+        char *at = c->n_held > 0 ? buffer_of(c) + c->n_held : c->set->input;
+        size_t room = BUFFER_BYTES - c->n_held;
+        ssize_t n = recv(c->fd, at, room, 0);
+        if (n > 0) {
+            c->readable = (size_t)n == room || c->hung_up;
+            bytes_take(c, at, (size_t)n);
+        } else if (n < 0 && errno == EAGAIN) {
+            c->readable = false;
+        } else if (n == 0 && connection_is_open(c)) {
+            c->ended = true; // what was asked before is still answered
+            connection_settle(c);
+        } else if (n == 0 || errno != EINTR) {
+            connection_close(c);
+        }
+    }
+}
+
 static void connection_resume(struct connection *c) {
     if (c->n_held > 0)
         connection_process(c, buffer_of(c), c->n_held);
     else
         connection_settle(c);
+    connection_read(c);
 }
 
-static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
-    struct connection *c = stream->data;
-    if (nread == 0)
+void connection_event(struct connection *c, uint32_t events) {
+    if (c->list == LIST_CLOSED)
         return;
-    if (nread < 0) {
-        c->ended = true;
-        c->reading = false;
-        // What was asked before the end is still answered; libuv has stopped reading by itself.
-        if (nread == UV_EOF && connection_is_open(c))
-            connection_settle(c);
-        else
-            connection_close(c);
-        return;
-    }
-    if (c->list == LIST_LINGER) {
-        bytes_wipe(buf->base, (size_t)nread);
-        return;
-    }
-    if (c->n_held == 0) {
-        connection_process(c, buf->base, (size_t)nread);
-        return;
-    }
-    CHECK(buf->base == buffer_of(c) + c->n_held);
-    c->n_held += (uint32_t)nread;
-    c->n_dirty = c->n_dirty < c->n_held ? c->n_held : c->n_dirty;
-    connection_process(c, buffer_of(c), c->n_held);
+    if ((events & ~(uint32_t)EPOLLOUT) != 0)
+        c->readable = true;
+    if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
+        c->hung_up = true;
+    if (c->rest != NULL && (events & ~(uint32_t)EPOLLIN) != 0)
+        write_rest(c);
+    connection_read(c);
 }
 
 void connection_start(struct connection *c) {
@@ -399,7 +401,8 @@ void connection_start(struct connection *c) {
         c->proxy_expected = cidr_set_has(set->setup.trusted, address);
         bytes_wipe(address, sizeof address);
     }
-    if (uv_tcp_nodelay(&c->tcp, 1) != 0)
+    const int on = 1;
+    if (setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0)
         connection_close(c);
     else
         connection_settle(c);

@@ -11,30 +11,31 @@
 #include "ingest/connection_set.h"
 #include "ingest/reply.h"
 
+#include <sys/epoll.h>
 #include <sys/queue.h>
 #include <sys/uio.h>
 
 // What one read may bring, and what one connection may have unparsed. Buffers lie in one mapping that takes memory only
 // where bytes were written, so most connections cost none.
-enum { BUFFER_BYTES = 32768, BUFFER_KEPT_BYTES = 4096, ANSWERS_MAX = 1024 };
+enum { BUFFER_BYTES = 32768, BUFFER_KEPT_BYTES = 4096, ANSWERS_MAX = 1024, EVENTS_MAX = 512 };
 _Static_assert(BUFFER_BYTES > REQUEST_HEAD_MAX && BUFFER_BYTES > PROXY_HEADER_MAX, "a whole head must fit");
 
-// What a connection is waited for. All but the durable outcome have a time-out.
-enum list { LIST_IDLE, LIST_HEAD, LIST_WRITE, LIST_LINGER, LIST_DURABLE, LISTS };
+#define CONNECTION_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+
+// What a connection is waited for. All but the durable outcome have a time-out. Closed ones wait for the turn's end: until
+// then an event that came with theirs may still name their slot.
+enum list { LIST_IDLE, LIST_HEAD, LIST_WRITE, LIST_LINGER, LIST_DURABLE, LIST_CLOSED, LISTS };
 
 struct connection {
-    uv_tcp_t tcp;
-    union {
-        uv_write_t write;
-        uv_shutdown_t shutdown;
-    } request;
-    int fd; // tcp's
+    int fd;
     struct connection_set *set;
     TAILQ_ENTRY(connection) link;
     uint64_t deadline_ms; // on the loop's clock
     uint64_t ticket;      // of the newest waiting outcome
     uint64_t iteration;   // in which the waiting outcomes were added
     char *rest;           // what a slow client has not taken yet
+    size_t rest_len;
+    size_t rest_sent;
     struct request_scan scan;
     uint32_t n_held;    // unparsed bytes in the buffer
     uint32_t n_dirty;   // bytes of the buffer that may hold anything
@@ -43,7 +44,8 @@ struct connection {
     uint8_t style;       // enum reply_style of the waiting answers; the last one may be REPLY_CLOSE instead
     bool close_after;    // the last waiting answer is the connection's last
     bool blocked;        // the next request has to wait for those before it
-    bool reading;
+    bool readable;       // the socket may have more: epoll tells that once
+    bool hung_up;        // ... and its end is among it
     bool ended;          // the client has sent all it will
     bool proxy_expected; // a PROXY protocol header comes first
     bool proxied;        // ... and said this address
@@ -70,15 +72,19 @@ struct connection_set {
     struct connection_list lists[LISTS];
     struct edge_tally tally;
     struct reply_heads heads;
+    int epoll;
+    struct epoll_event events[EVENTS_MAX];
     struct iovec answers[ANSWERS_MAX];
     char input[BUFFER_BYTES];
 };
 
-// A fresh slot, in LIST_IDLE, whose socket is open: says what is expected first, and begins to read.
+// A fresh slot, in LIST_IDLE, whose socket is open and watched: says what is expected first.
 void connection_start(struct connection *c);
+// What epoll found at its socket.
+void connection_event(struct connection *c, uint32_t events);
 // All waiting answers in one write; their outcomes are durable.
 void connection_answer(struct connection *c);
-// Takes it from its list and wipes its bytes; the slot returns to the set when libuv has closed the handle.
+// Closes the socket and wipes its bytes; the slot returns to the set at the end of the turn.
 void connection_close(struct connection *c);
 
 #endif

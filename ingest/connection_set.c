@@ -4,12 +4,13 @@
 #include "common/hmac.h"
 #include "ingest/connection.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { LINGER_MS = 2000, TICK_MS_MAX = 500 };
+enum { LINGER_MS = 2000, TICK_MS_MAX = 500, EVENT_ROUNDS = 16 };
 
 static struct connection *slot_take(struct connection_set *set) {
     struct connection *c = TAILQ_FIRST(&set->unused);
@@ -30,17 +31,38 @@ void connection_set_open(struct connection_set *set, int fd) {
     }
     c->set = set;
     c->fd = fd;
-    c->tcp.data = c;
-    CHECK(uv_tcp_init(set->setup.loop, &c->tcp) == 0);
     set->n_open++;
     c->list = LIST_IDLE;
     TAILQ_INSERT_TAIL(&set->lists[LIST_IDLE], c, link);
-    if (uv_tcp_open(&c->tcp, fd) != 0) {
-        close(fd);
+    struct epoll_event event = {.events = CONNECTION_EVENTS, .data.ptr = c};
+    if (epoll_ctl(set->epoll, EPOLL_CTL_ADD, fd, &event) == 0)
+        connection_start(c);
+    else
         connection_close(c);
-        return;
+}
+
+int connection_set_fd(const struct connection_set *set) {
+    return set->epoll;
+}
+
+void connection_set_events(struct connection_set *set) {
+    int n = EVENTS_MAX;
+    for (int round = 0; round < EVENT_ROUNDS && n == EVENTS_MAX; round++) {
+        n = epoll_wait(set->epoll, set->events, EVENTS_MAX, 0);
+        CHECK(n >= 0 || errno == EINTR);
+        for (int i = 0; i < n; i++)
+            connection_event(set->events[i].data.ptr, set->events[i].events);
     }
-    connection_start(c);
+}
+
+static void slots_return(struct connection_set *set) {
+    struct connection *c;
+    while ((c = TAILQ_FIRST(&set->lists[LIST_CLOSED])) != NULL) {
+        CHECK(set->n_open > 0 && c->rest == NULL);
+        TAILQ_REMOVE(&set->lists[LIST_CLOSED], c, link);
+        TAILQ_INSERT_HEAD(&set->unused, c, link);
+        set->n_open--;
+    }
 }
 
 bool connection_set_waits(const struct connection_set *set) {
@@ -68,6 +90,7 @@ void connection_set_submit(struct connection_set *set) {
         spool_submit(set->setup.port);
     set->to_submit = false;
     set->iteration++;
+    slots_return(set);
     edge_metrics_add(set->setup.metrics, &set->tally);
 }
 
@@ -105,7 +128,7 @@ void connection_set_drain(struct connection_set *set) {
 
 void connection_set_close(struct connection_set *set) {
     set->draining = true;
-    for (int list = 0; list < LISTS; list++)
+    for (int list = 0; list < LIST_CLOSED; list++)
         list_close(set, (enum list)list);
 }
 
@@ -140,10 +163,11 @@ int connection_set_create(struct connection_set **out, const struct connection_s
         TAILQ_INIT(&set->lists[list]);
     reply_heads_init(&set->heads);
     set->iteration = 1;
+    set->epoll = epoll_create1(EPOLL_CLOEXEC);
     set->slots = calloc(setup->n_max, sizeof *set->slots);
     set->buffers = mmap(NULL, setup->n_max * BUFFER_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (set->slots == NULL || set->buffers == MAP_FAILED) {
+    if (set->slots == NULL || set->buffers == MAP_FAILED || set->epoll < 0) {
         set->buffers = set->buffers == MAP_FAILED ? NULL : set->buffers;
         connection_set_free(set);
         return err_set(err, ERR_NOMEM, "no memory for %zu connections; lower [ingest] connections_max", setup->n_max);
@@ -160,6 +184,8 @@ void connection_set_free(struct connection_set *set) {
     CHECK(set->n_open == 0);
     if (set->buffers != NULL)
         CHECK(munmap(set->buffers, set->setup.n_max * BUFFER_BYTES) == 0);
+    if (set->epoll >= 0)
+        close(set->epoll);
     bytes_wipe(set->input, sizeof set->input);
     snapshot_drop(set->keys);
     snapshot_drop(set->classes);

@@ -32,13 +32,18 @@ void connection_set_free(struct connection_set *set); // none may be open
 void connection_set_keys(struct connection_set *set, struct snapshot *keys);
 void connection_set_classes(struct connection_set *set, struct snapshot *classes);
 
+// Readable when connection_set_events has something to do: one descriptor for all of them, and of its own, so that epoll
+// tells each change once (EPOLLET) and is told of nothing but new connections.
+int connection_set_fd(const struct connection_set *set);
+void connection_set_events(struct connection_set *set);
+
 // Takes an accepted socket over, and closes it where it cannot be served.
 void connection_set_open(struct connection_set *set, int fd);
 // Answers all whose outcome is durable.
 void connection_set_flush(struct connection_set *set);
 bool connection_set_waits(const struct connection_set *set); // some outcome is not durable yet
 uint64_t connection_set_outcomes(const struct connection_set *set); // ever
-// To be called at the end of each loop iteration: hands the outcomes to the spool.
+// To be called at the end of each loop iteration: hands the outcomes to the spool, closed slots back.
 void connection_set_submit(struct connection_set *set);
 // Closes those whose time is up; to be called every connection_set_tick_ms.
 void connection_set_expire(struct connection_set *set);

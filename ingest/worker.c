@@ -28,6 +28,7 @@ struct worker {
     uv_loop_t loop;
     uv_async_t wake;
     uv_prepare_t begin; // of a turn: before epoll is asked
+    uv_poll_t events;   // at connections
     uv_check_t end;     // of a turn: what epoll found has been taken
     uv_timer_t tick;
     struct spool *spool;
@@ -128,6 +129,13 @@ static void on_wake(uv_async_t *async) {
     }
 }
 
+static void on_events(uv_poll_t *poll, int status, int events) {
+    struct worker *worker = poll->data;
+    CHECK(status == 0);
+    (void)events;
+    connection_set_events(worker->connections);
+}
+
 static void on_tick(uv_timer_t *timer) {
     struct worker *worker = timer->data;
     connection_set_expire(worker->connections);
@@ -214,6 +222,13 @@ int worker_create(struct worker **out, const struct worker_setup *setup, struct 
         snapshot_drop(setup->classes);
         goto fail;
     }
+    result = uv_poll_init(&worker->loop, &worker->events, connection_set_fd(worker->connections));
+    if (result != 0) {
+        result = err_set(err, ERR_IO, "cannot watch connections: %s", uv_strerror(result));
+        goto fail;
+    }
+    worker->events.data = worker;
+    CHECK(uv_poll_start(&worker->events, UV_READABLE, on_events) == 0);
     *out = worker;
     return 0;
 fail:
@@ -299,6 +314,8 @@ void worker_free(struct worker *worker) {
             uv_close((uv_handle_t *)&worker->wake, NULL);
             uv_close((uv_handle_t *)&worker->begin, NULL);
             uv_close((uv_handle_t *)&worker->end, NULL);
+            if (worker->events.data != NULL)
+                uv_close((uv_handle_t *)&worker->events, NULL);
             uv_close((uv_handle_t *)&worker->tick, NULL);
         }
         (void)uv_run(&worker->loop, UV_RUN_DEFAULT);
