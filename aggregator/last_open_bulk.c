@@ -27,8 +27,10 @@ static void place_prefetch(const struct place *place) {
         return;
     const size_t guess = entries_guess(place->bucket->n, place->rest, place->bits);
     const uintptr_t window = (uintptr_t)place->bytes + (guess < SEARCH_WINDOW / 2 ? 0 : guess - SEARCH_WINDOW / 2) * place->width;
-    for (unsigned line = 0; line <= SEARCH_WINDOW * ENTRY_BYTES_MIN; line += POOL_UNIT)
+    const unsigned size = SEARCH_WINDOW * place->width;
+    for (unsigned line = 0; line < size; line += POOL_UNIT)
         prefetch((const void *)(window + line));
+    prefetch((const void *)(window + size - 1));
 }
 
 void last_open_prefetch_near(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
