@@ -2,11 +2,13 @@
 // temporary file without a name, and the whole is hashed; then the changes are made, and rejects listed, in the lines' order.
 // Memory stays small whatever the file's length. With --resume, what is done is remembered twice a second.
 #include "common/commands.h"
+#include "common/consent_receipt.h"
 #include "common/contact_key.h"
 #include "common/files.h"
 #include "common/import_progress.h"
 #include "common/import_row.h"
 #include "common/lines.h"
+#include "common/token.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -14,6 +16,7 @@
 #include <xxhash.h>
 
 #define CHANGES_A_CHUNK 4000
+#define PACED_CHANGES 100000
 #define PROGRESS_MS 2000
 #define REMEMBER_MS 500
 #define REJECTS_PATH_SIZE 4096
@@ -29,6 +32,8 @@ struct import {
     struct import_progress progress;
     uint64_t n_before; // lines that an earlier run had done
     int64_t receipt; // the last one
+    int64_t paced;   // the one at which the log was last waited for
+    bool log_away;
     int64_t began_ms;
     int64_t told_ms;
     int64_t remembered_ms;
@@ -224,6 +229,21 @@ static int chunk_apply(struct import *import, struct consent_store *store, struc
     return rc;
 }
 
+// The log outside Redis is given time for every part of a large import.
+static int import_pace(struct import *import, struct consent_store *store, struct err *err) {
+    if (import->log_away || import->receipt < import->paced + PACED_CHANGES)
+        return 0;
+    import->paced = import->receipt;
+    uint32_t partition = partition_of(import->rules.tenant, (uint32_t)import->config->kafka_partitions);
+    int rc = consent_receipt_pace(store, partition, (uint64_t)import->receipt, err);
+    if (rc != ERR_AGAIN)
+        return rc;
+    import->log_away = true;
+    fprintf(stderr, "openveil: %s: the import goes on without it, and it will begin anew with a list of all records\n",
+            err->text);
+    return 0;
+}
+
 static int import_apply(struct import *import, struct err *err) {
     struct consent_store *store = NULL;
     struct consent_change *changes = calloc(CHANGES_A_CHUNK, sizeof *changes);
@@ -233,7 +253,8 @@ static int import_apply(struct import *import, struct err *err) {
     if (rc == 0)
         rc = consent_store_size_hint(store, import->rules.tenant, import->progress.n_lines, err);
     while (rc == 0 && import->progress.n_done < import->progress.n_lines)
-        rc = chunk_apply(import, store, rows, changes, err);
+        if ((rc = chunk_apply(import, store, rows, changes, err)) == 0)
+            rc = import_pace(import, store, err);
     consent_store_close(store);
     free(changes);
     free(rows);

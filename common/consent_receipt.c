@@ -33,6 +33,29 @@ int consent_receipt_read(struct consent_store *store, uint32_t partition, struct
     return consent_store_applied(store, partition, on_applied, receipt, err);
 }
 
+static void pause_for(long ms) {
+    const struct timespec pause = {.tv_nsec = ms * 1000 * 1000};
+    nanosleep(&pause, NULL);
+}
+
+int consent_receipt_pace(struct consent_store *store, uint32_t partition, uint64_t epoch, struct err *err) {
+    static _Thread_local struct receipt receipt;
+    int64_t moved_ms = clock_monotonic_ms();
+    uint64_t before = 0;
+    for (;;) {
+        receipt.epoch = epoch;
+        int rc = consent_receipt_read(store, partition, &receipt, err);
+        if (rc != 0 || receipt.log_epoch == 0 || receipt.log_epoch + RECEIPT_LOG_BEHIND >= epoch)
+            return rc;
+        if (receipt.log_epoch != before)
+            moved_ms = clock_monotonic_ms();
+        before = receipt.log_epoch;
+        if (clock_monotonic_ms() - moved_ms >= RECEIPT_LOG_STILL_MS)
+            return err_set(err, ERR_AGAIN, "the log outside Redis does not move");
+        pause_for(POLL_MS_MAX);
+    }
+}
+
 int consent_receipt_wait(struct consent_store *store, uint32_t partition, struct receipt *receipt, int64_t timeout_ms,
                          struct err *err) {
     int64_t until_ms = clock_monotonic_ms() + timeout_ms;
@@ -42,7 +65,6 @@ int consent_receipt_wait(struct consent_store *store, uint32_t partition, struct
             return rc;
         if (clock_monotonic_ms() >= until_ms)
             return err_set(err, ERR_AGAIN, "the change is recorded and not yet confirmed: no log outside Redis has it");
-        const struct timespec pause = {.tv_nsec = pause_ms * 1000 * 1000};
-        nanosleep(&pause, NULL);
+        pause_for(pause_ms);
     }
 }

@@ -26,5 +26,10 @@ int consent_receipt_read(struct consent_store *store, uint32_t partition, struct
 // Until it is confirmed: 0, ERR_AGAIN after `timeout_ms`, ERR_UNREACHABLE.
 int consent_receipt_wait(struct consent_store *store, uint32_t partition, struct receipt *receipt, int64_t timeout_ms,
                          struct err *err) MUST_CHECK;
+// Waits while a log that is at work has more than RECEIPT_LOG_BEHIND changes up to `epoch` before it, so that the change
+// stream is not trimmed before the log has them. 0; ERR_AGAIN where the log has not moved for RECEIPT_LOG_STILL_MS.
+#define RECEIPT_LOG_BEHIND 400000u
+#define RECEIPT_LOG_STILL_MS 30000
+int consent_receipt_pace(struct consent_store *store, uint32_t partition, uint64_t epoch, struct err *err) MUST_CHECK;
 
 #endif

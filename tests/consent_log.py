@@ -134,6 +134,17 @@ class ConsentLog:
         self.assertEqual(done.returncode, 1)
         self.assertEqual(max(p["log"] for p in found.values()), int(last))
         self.assertIn("consent_log_waiting 1", http_get(self.stack.aggregator_admin, "/metrics")[1])
+        self.stack.cli("consent", "restore")
+        number = int(self.set("contact-9", "objected", "--wait").strip())
+        self.assertGreater(number, int(last))
+        found, done = self.verify()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(max(p["log"] for p in found.values()), number)
+        self.assertEqual(sum(p["baselines"] for p in found.values()), 0)
+        self.assertIn("consent_log_waiting 0", http_get(self.stack.aggregator_admin, "/metrics")[1])
+        # What the emptied store had lost holds again, and what it was told meanwhile does not undo it.
+        state = json.loads(self.stack.cli("consent", "get", "--tenant", str(TENANT), "--contact", "contact-1", "--json"))
+        self.assertEqual(state["state"], "objected")
 
     def test_a_stream_that_was_trimmed_begins_anew(self):
         for i in range(20):
