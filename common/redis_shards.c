@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #define SCOUT_MS 1000
+#define SCOUT_TIMEOUT_MS_MIN 100
 #define WHY_SIZE 400
 #define CLUSTER_SLOTS 16384
 
@@ -448,6 +449,8 @@ static int listed_create(struct redis_shards *shards, const char *addresses, str
 static int scout_create(struct redis_shards *shards, const struct config *config, struct err *err) {
     const struct redis_link_hooks hooks = {.up = on_scout_up, .down = on_scout_down, .arg = shards};
     struct redis_target target = shards->target;
+    // One that hangs leaves time for the next one before a caller gives up.
+    target.timeout_ms = target.timeout_ms / 4 > SCOUT_TIMEOUT_MS_MIN ? target.timeout_ms / 4 : SCOUT_TIMEOUT_MS_MIN;
     target.addresses = config->redis_address;
     if (shards->topology == SENTINELS) {
         target.addresses = config->redis_sentinels;

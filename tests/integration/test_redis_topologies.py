@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -173,6 +174,16 @@ class Sentinels(World, unittest.TestCase):
         self.open(1, 110, 160)
         wait_until("counted after the failover", lambda: self.counted() == counted + 100, 20)
         wait_until("the drop list", lambda: self.edge_metric("openveil_edge_drop_list_in_use 1\n"), 20)
+
+    def test_one_that_hangs_is_passed_over(self):
+        primary = self.server()
+        config = f"sentinel monitor mails 127.0.0.1 {primary.port} 1\n"
+        hanging, sentinel = (self.server("--sentinel", config=config) for _ in range(2))
+        self.configure({"address": None, "sentinels": f"{hanging.address}, {sentinel.address}", "master": "mails",
+                        "timeout_ms": 4000})
+        hanging.signal(signal.SIGSTOP)
+        self.consent(7, "contact-1", "granted")
+        self.assertIn("granted", self.state(7, "contact-1"))
 
     def test_unknown_name(self):
         sentinel = self.server("--sentinel", config="")
