@@ -79,7 +79,8 @@ class ConsentLog:
         self.assertIsNotNone(told["confirmed"])
         self.start_edge_with_least_rights()
         number = self.set("contact-1", "withdrawn", "--wait").strip()
-        wait_until("the edge applies it", lambda: "edge/edge-2" in self.applied(number), 10)
+        wait_until("edge and aggregator apply it", lambda: len(self.applied(number)) == 2, 10)
+        self.assertIn("edge/edge-2", self.applied(number))
         self.set("contact-2", "objected", "--wait", tenant=OTHER)
         found, done = self.verify()
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -145,6 +146,27 @@ class ConsentLog:
         # What the emptied store had lost holds again, and what it was told meanwhile does not undo it.
         state = json.loads(self.stack.cli("consent", "get", "--tenant", str(TENANT), "--contact", "contact-1", "--json"))
         self.assertEqual(state["state"], "objected")
+
+    def test_what_is_erased_still_verifies(self):
+        self.stack.start_aggregator()
+        first = self.set("contact-1", "granted").strip()
+        self.set("contact-2", "granted")
+        self.set("contact-1", "withdrawn", "--wait")
+        self.stack.cli("contact", "erase", "--tenant", str(TENANT), "contact-1")
+        found, done = self.verify()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(sum(p["erased"] for p in found.values()), 2)
+        told = json.loads(self.receipt(first))
+        self.assertTrue(told["erased"])
+        self.assertNotIn("pseudonym", told)
+        self.assertIsNotNone(told["confirmed"])
+        # The next owner goes on behind it.
+        self.stack.processes["openveil-aggregator"].stop()
+        self.stack.start_aggregator()
+        self.set("contact-2", "withdrawn", "--wait")
+        found, done = self.verify()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(sum(p["baselines"] + p["forks"] for p in found.values()), 0)
 
     def test_a_stream_that_was_trimmed_begins_anew(self):
         for i in range(20):
