@@ -8,6 +8,7 @@ import soak_aggregator_kill  # noqa: E402
 import soak_edge_kill  # noqa: E402
 import soak_journal_damage  # noqa: E402
 import soak_spool_damage  # noqa: E402
+import soak_withdrawals  # noqa: E402
 from world import in_directory  # noqa: E402
 
 
@@ -23,6 +24,9 @@ class Soaks(unittest.TestCase):
 
     def test_the_spool_is_damaged(self):
         in_directory(soak_spool_damage.soak, 20, 1)
+
+    def test_withdrawals_while_redis_fails(self):
+        in_directory(soak_withdrawals.soak, 10000, 1)
 
 
 if __name__ == "__main__":

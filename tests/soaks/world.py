@@ -275,15 +275,15 @@ def check_release(paths, requests, opens, tenant, day, bound, timeout):
         assert abs(noisy - true) < bound or (cell["contacts"] is None and true < line["threshold"] + bound), (cell, true)
 
 
-def run_soak(description, soak, small, full):
+def run_soak(description, soak, small, full, of="faults"):
     """The command line of a soak: `soak(directory, count, seed)` returns what it did, in words."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--full", action="store_true", help=f"{full} faults instead of {small}")
+    parser.add_argument("--full", action="store_true", help=f"{full} {of} instead of {small}")
     parser.add_argument("--count", type=int, help="so many")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is chosen at random")
     options = parser.parse_args()
     count = options.count or (full if options.full else small)
-    print(f"{count} faults, --seed {options.seed}", flush=True)
+    print(f"{count} {of}, --seed {options.seed}", flush=True)
     in_directory(soak, count, options.seed)
 
 
