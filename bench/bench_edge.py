@@ -1,16 +1,33 @@
-"""The edge beside nginx (empty_gif, buffered access log) and a bare epoll server: CPU per request and latency."""
+"""The edge beside nginx (empty_gif, buffered access log) and a bare epoll server: CPU per request, latency, and to Kafka."""
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 
+import bench_forward
 import measure
+import plot
 from measure import figure, load
 from stack import Process, Stack, free_port, port_taken, wait_until
 
 RUNS = 5
-SECONDS = 5
+SECONDS = 4
 CONNECTIONS = 256
+OTHER_CONNECTIONS = (64, 1000)  # shown beside
+OTHER_SECONDS = 2
+LIGHT_RATE = 1000
+KNOWN_DELAY_MS, KNOWN_STALL_MS = 20, 100
+BARS = {
+    "edge_disk_vs_nginx_buffered_cpu": ("≥", 1.1, 1.3),
+    "edge_pagecache_vs_nginx_buffered_cpu": ("≥", 1.25, 1.4),
+    "edge_p999_vs_nginx_ms": ("≤", 2, 0.5),
+    "edge_p50_light_ms": ("≤", 0.5, 0.2),
+    "edge_cpu_vs_epoll_floor": ("≤", 1.3, 1.15),
+    "edge_p999_outage_ratio": ("≤", 1.1, 1.0),
+    "producer_events_per_cpu_s_vs_single": ("≥", 8, 15),
+    "bytes_per_event_in_kafka": ("≤", 16, 12),
+}
 N_TOKENS = 100000
 NGINX = """worker_processes 1;
 daemon off;
@@ -86,46 +103,94 @@ def mint(stack, path):
         out.write(stack.cli("token", "mint", "--tenant", "7", stdin=lines, binary=True))
 
 
-def measure_all(disk, cache, nginx, floor, tokens, other_tokens):
-    """Interleaved rounds; {figure: [value a round]}."""
-    rows = {}
+def check_load_client(directory):
+    """What the open loop says of a server whose latency is known: delayed, and standing still once a second."""
+    tokens = os.path.join(directory, "any")
+    with open(tokens, "w", encoding="ascii") as out:
+        out.write("x\n")
+    for name, delay, stall, quantile, expected in (
+            ("loadgen_known_delay_p50_error_ms", KNOWN_DELAY_MS, 0, "p50_ms", KNOWN_DELAY_MS),
+            # Of a second's requests the slowest hundredth came in the stall's first 10 ms.
+            ("loadgen_known_stall_p99_error_ms", 0, KNOWN_STALL_MS, "p99_ms", KNOWN_STALL_MS - 10)):
+        port = free_port()
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "known_delay.py")
+        process = Process("known_delay", measure.pinned(0, [sys.executable, script, str(port), str(delay), str(stall)]),
+                          os.path.join(directory, "known.out"))
+        try:
+            wait_until("starting a known server", lambda: port_taken(port), 20, process)
+            result = load(f"127.0.0.1:{port}", tokens, 400, SECONDS, LIGHT_RATE, 1)
+        finally:
+            process.stop()
+        figure(name, [result[quantile] - expected], "ms")
 
-    def note(name, value):
-        rows.setdefault(name, []).append(value)
 
-    half = nginx.run(tokens)[1]["rate"] / 2
+def round_of(servers, half, connections, seconds):
+    """{(server's name, "saturated" or "half"): (CPU microseconds a request, p99.9 in ms, requests a second)}."""
+    found = {}
+    for server, tokens in servers:
+        for load_name, rate in (("saturated", 0), ("half", half)):
+            cpu, result = server.run(tokens, rate, connections, seconds)
+            found[server.name, load_name] = cpu, result["p999_ms"], result["rate"]
+    return found
+
+
+def measure_all(servers):
+    """Interleaved rounds: {connections: [round_of]} and [p50 at light load, ours - nginx's]."""
+    (nginx, nginx_tokens), (disk, disk_tokens) = servers[:2]
+    half = nginx.run(nginx_tokens)[1]["rate"] / 2
+    rounds, light = {CONNECTIONS: [], **{connections: [] for connections in OTHER_CONNECTIONS}}, []
     for _ in range(RUNS):
-        cpu, result = {}, {}
-        for server, file in ((nginx, tokens), (disk, tokens), (cache, other_tokens), (floor, tokens)):
-            cpu[server.name], result[server.name] = server.run(file)
-            half_cpu, half_result = server.run(file, rate=half)
-            cpu[server.name + " half"], result[server.name + " half"] = half_cpu, half_result
-        for server in (nginx, disk, cache, floor):
-            note(f"cpu_us_saturated {server.name}", cpu[server.name])
-            note(f"cpu_us_half {server.name}", cpu[server.name + " half"])
-            note(f"p999_ms_half {server.name}", result[server.name + " half"]["p999_ms"])
-        for server, name in ((disk, "disk"), (cache, "pagecache")):
-            note(f"{name}_saturated", cpu["nginx"] / cpu[server.name])
-            note(f"{name}_half", cpu["nginx half"] / cpu[server.name + " half"])
-        note("floor", cpu[disk.name] / cpu["floor"])
-        note("p999", result[disk.name + " half"]["p999_ms"] - result["nginx half"]["p999_ms"])
-        light = [server.run(tokens, rate=1000, connections=64)[1]["p50_ms"] for server in (nginx, disk)]
-        note("light", light[1] - light[0])
-    return rows
+        for connections, rows in rounds.items():
+            seconds = SECONDS if connections == CONNECTIONS else OTHER_SECONDS
+            rows.append(round_of(servers, half, connections, seconds))
+        p50 = [server.run(tokens, LIGHT_RATE, 64)[1]["p50_ms"] for server, tokens in ((nginx, nginx_tokens),
+                                                                                     (disk, disk_tokens))]
+        light.append(p50[1] - p50[0])
+    return rounds, light
 
 
-def print_figures(rows):
-    for name, values in rows.items():
-        if " " in name:
-            figure("edge_" + name.replace(" ", "_").replace("-", "_"), values, "us" if "cpu" in name else "ms")
-    for name, label in (("disk", "edge_disk_vs_nginx_buffered_cpu"), ("pagecache", "edge_pagecache_vs_nginx_buffered_cpu")):
-        lower = min((rows[name + "_saturated"], rows[name + "_half"]), key=lambda values: sorted(values)[len(values) // 2])
-        figure(label + "_saturated", rows[name + "_saturated"], "ratio")
-        figure(label + "_half", rows[name + "_half"], "ratio")
-        figure(label, lower, "ratio")
-    figure("edge_p999_vs_nginx_ms", rows["p999"], "ms")
-    figure("edge_p50_light_ms", rows["light"], "ms")
-    figure("edge_cpu_vs_epoll_floor", rows["floor"], "ratio")
+def column(rows, name, load_name, field):
+    return [row[name, load_name][field] for row in rows]
+
+
+def ratio(rows, above, below, load_name):
+    return [a / b for a, b in zip(column(rows, above, load_name, 0), column(rows, below, load_name, 0))]
+
+
+def print_figures(rounds, light, names):
+    for connections, rows in rounds.items():
+        for name in names:
+            label = f"{name.replace(' ', '_').replace('-', '_')}_{connections}"
+            for load_name in ("saturated", "half"):
+                figure(f"cpu_us_{load_name}_{label}", column(rows, name, load_name, 0), "us")
+            figure(f"p999_half_{label}", column(rows, name, "half", 1), "ms")
+    for ours, label in (("edge disk", "edge_disk_vs_nginx_buffered_cpu"),
+                        ("edge page-cache", "edge_pagecache_vs_nginx_buffered_cpu")):
+        for connections, rows in rounds.items():
+            both = [ratio(rows, "nginx", ours, load_name) for load_name in ("saturated", "half")]
+            suffix = "" if connections == CONNECTIONS else f"_{connections}"
+            figure(f"{label}_saturated{suffix}", both[0], "ratio")
+            figure(f"{label}_half{suffix}", both[1], "ratio")
+            if connections == CONNECTIONS:
+                figure(label, min(both, key=statistics.median), "ratio")
+    rows = rounds[CONNECTIONS]
+    figure("edge_p999_vs_nginx_ms", [a - b for a, b in zip(column(rows, "edge disk", "half", 1),
+                                                           column(rows, "nginx", "half", 1))], "ms")
+    figure("edge_p50_light_ms", light, "ms")
+    figure("edge_cpu_vs_epoll_floor", ratio(rows, "edge disk", "floor", "saturated"), "ratio")
+    figure("edge_cpu_vs_epoll_floor_pagecache", ratio(rows, "edge page-cache", "floor", "saturated"), "ratio")
+
+
+def draw(rounds, names):
+    counts = sorted(rounds)
+    groups = [f"{connections} connections" for connections in counts]
+    for field, load_name, file, title, unit in (
+            (0, "saturated", "edge-cpu-saturated", "CPU of a request, saturated", "µs"),
+            (0, "half", "edge-cpu-half", "CPU of a request at half of nginx's saturation", "µs"),
+            (1, "half", "edge-p999-half", "p99.9 at half of nginx's saturation, open loop", "ms")):
+        plot.bars(os.path.join(measure.PLOTS, file + ".svg"), title, unit, groups,
+                  {name: [column(rounds[connections], name, load_name, field) for connections in counts]
+                   for name in names})
 
 
 def main():
@@ -144,11 +209,18 @@ def main():
         tokens, other = os.path.join(directory, "tokens"), os.path.join(directory, "tokens2")
         mint(disk_stack, tokens)
         mint(cache_stack, other)
-        print_figures(measure_all(disk, cache, nginx, floor, tokens, other))
+        check_load_client(directory)
+        servers = [(nginx, tokens), (disk, tokens), (cache, other), (floor, tokens)]
+        names = [server.name for server, _ in servers]
+        rounds, light = measure_all(servers)
+        print_figures(rounds, light, names)
+        draw(rounds, names)
     finally:
         for process in processes:
             process.stop()
         shutil.rmtree(directory, ignore_errors=True)
+    bench_forward.main()
+    measure.table(BARS)
 
 
 if __name__ == "__main__":

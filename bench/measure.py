@@ -6,6 +6,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "deploy"))
+PLOTS = os.path.join(ROOT, "build", "bench")
+figures = []  # (name, values, unit) of all that were printed
 BIN = os.environ.get("OPENVEIL_BIN", os.path.join(ROOT, "build", "release", "bin"))
 
 
@@ -50,7 +52,23 @@ def load(address, tokens, connections, seconds, rate=0, warmup=1, core=1):
 def figure(name, values, unit):
     """Prints the median, and the spread beside it as a comment line."""
     values = sorted(values)
+    figures.append((name, values, unit))
     median = statistics.median(values)
     print(f"# {name}: {len(values)} runs, lowest {values[0]:.4g}, highest {values[-1]:.4g}")
     print(f"figure {name} {median:.4g} {unit}", flush=True)
     return median
+
+
+def table(bars):
+    """All figures as Markdown, for RESULTS.md. `bars`: {name: (comparison, bar, better)}; better may be None."""
+    print("\n| figure | median | lowest | highest | bar | |\n|---|---|---|---|---|---|")
+    for name, values, unit in figures:
+        median, verdict, wanted = statistics.median(values), "", ""
+        if name in bars:
+            comparison, bar, better = bars[name]
+            met = [limit is not None and (median >= limit if comparison == "≥" else median <= limit)
+                   for limit in (bar, better)]
+            verdict = "better" if met[1] else "met" if met[0] else "**missed**"
+            wanted = f"{comparison} {bar}" + ("" if better is None else f", better {better}")
+        print(f"| `{name}` | {median:.4g} {unit} | {values[0]:.4g} | {values[-1]:.4g} | {wanted} | {verdict} |")
+    sys.stdout.flush()
