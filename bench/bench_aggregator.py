@@ -1,14 +1,16 @@
 """The aggregator: memory and look-ups of its state, the start from a snapshot, events through real Kafka and Redis."""
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import measure
 from measure import figure
-from stack import Stack, http_get, wait_until
+from stack import Stack, http_get, ready, wait_until
 
 PARTITIONS = 8
 LOOKUPS = 40000000
@@ -17,6 +19,15 @@ TENANTS = (1, 100, 10000)
 TENANT = 7
 EVENT_CONTACTS = 1000000
 REPEATS = 20
+KAFKA_STARTS = 2
+TAKEOVERS = 3
+IDLE_PARTITIONS, IDLE_TENANTS, IDLE_STARTS = 64, 10000, 3
+TAKEOVER_CONTACTS = 10000000
+BARS = {
+    "aggregate_noop_events_per_core_s": ("≥", 3000000, 6000000),
+    "aggregate_changing_events_per_core_s": ("≥", 250000, 500000), "state_bytes_per_contact": ("≤", 12, 9),
+    "state_lookup_ns": ("≤", 80, 50), "state_longest_stop_ms": ("≤", 50, None), "restart_from_snapshot_s": ("≤", 10, 3),
+    "restart_from_kafka_s": ("≤", 90, 40), "takeover_s": ("≤", 30, 10)}
 
 
 def state(*words):
@@ -55,6 +66,68 @@ def restart(contacts, directory):
     print(f"# snapshot of {size / 1e9:.2f} GB; CPU {min(load['load_cpu_s'][0] for load in loads):.1f} s; "
           f"{loads[0]['loaded_bytes_per_contact'][0]:.2f} bytes a contact afterwards")
     figure("restart_from_snapshot_s", [load["load_s"][0] for load in loads], "s")
+
+
+def filled(directory, contacts, extra=None):
+    """A stack with a real broker whose state topic holds so many last opens."""
+    stack = Stack(directory, measure.BIN, kafka=True, partitions=PARTITIONS, extra={
+        "redis": {"timeout_ms": 20000}, "aggregator": {"contacts_max": 2 * contacts}})
+    for name in extra or ():
+        stack.add_aggregator(name)
+    stack.start_all()
+    program = os.path.join(measure.BIN, "bench-state-topic")
+    out = subprocess.run([program, "fill", stack.config, str(contacts)], check=True, stdout=subprocess.PIPE, text=True,
+                         timeout=1200).stdout
+    print(f"# {contacts} contacts written to the state topic: {out.strip()}", flush=True)
+    return stack
+
+
+def restart_from_kafka(contacts, directory):
+    """The whole program, from its start to /ready, with an empty state directory each time."""
+    stack = None
+    seconds = []
+    try:
+        stack = filled(os.path.join(directory, "kafka"), contacts)
+        for _ in range(KAFKA_STARTS):
+            begin = time.monotonic()
+            process = stack.start_aggregator(wait=False)
+            wait_until("reading the state", lambda: ready(stack.aggregator_admin), 600, process)
+            seconds.append(time.monotonic() - begin)
+            print(f"# CPU {measure.cpu_seconds([process.pid]):.1f} s, resident "
+                  f"{measure.resident_bytes(process.pid) / contacts:.2f} bytes a contact", flush=True)
+            process.kill()
+            shutil.rmtree(stack.path("state"), ignore_errors=True)
+    finally:
+        if stack is not None:
+            stack.stop()
+    figure("restart_from_kafka_s", seconds, "s")
+
+
+def takeover(contacts, directory):
+    """kill -9 of one of two aggregators to the commit of what came later, in all partitions; the killed one comes back."""
+    stack = None
+    first, last = [], []
+    try:
+        stack = filled(os.path.join(directory, "takeover"), contacts, extra=("other",))
+        stack.start_member("other")
+        for _ in range(TAKEOVERS):
+            victim = stack.start_aggregator(wait=False)
+            half = f"{PARTITIONS // 2} partitions assigned"
+            wait_until("sharing the partitions", lambda: half in victim.tail(200) and ready(stack.aggregator_admin) and
+                       ready(stack.members["other"]["admin"]), 120, victim)
+            program = os.path.join(measure.BIN, "bench-state-topic")
+            out = subprocess.run([program, "takeover", stack.config, str(victim.pid)], check=True, timeout=400,
+                                 stdout=subprocess.PIPE, text=True).stdout
+            values = {name: float(value) for name, value in (pair.split("=") for pair in out.split())}
+            first.append(values["survivor_s"])
+            last.append(values["all_s"])
+            os.truncate(victim.log, 0)
+            victim.kill()
+    finally:
+        if stack is not None:
+            stack.stop()
+    figure("takeover_s", last, "s")
+    figure("takeover_first_partition_s", first, "s")
 
 
 def received(stack):
@@ -108,23 +181,63 @@ def events(contacts, repeats, directory):
     figure("aggregate_noop_events_per_core_s", [noop], "1/s")
 
 
+def tenant_files(stack, n):
+    """Files of tenants like the one that the command has stored."""
+    with open(stack.path("tenants", f"{TENANT}.json"), encoding="ascii") as file:
+        tenant = json.load(file)
+    for number in range(TENANT + 1, TENANT + n):
+        with open(stack.path("tenants", f"{number}.json"), "w", encoding="ascii") as out:
+            json.dump({**tenant, "tenant": number}, out, indent=2)
+
+
+def idle(directory):
+    """What tenants cost that send nothing: seconds to /ready and resident memory with one tenant and with many."""
+    stack = Stack(os.path.join(directory, "idle"), measure.BIN, partitions=IDLE_PARTITIONS)
+    seconds, resident = {}, {}
+    try:
+        stack.start_all()
+        stack.cli("keys", "init")
+        stack.cli("tenant", "add", str(TENANT), "--stream", "1=receipts", "--exemption-basis", "bench")
+        for n in (1, IDLE_TENANTS):
+            tenant_files(stack, n)
+            runs = []
+            for _ in range(IDLE_STARTS):
+                begin = time.monotonic()
+                process = stack.start_aggregator()
+                runs.append((time.monotonic() - begin, measure.resident_bytes(process.pid)))
+                process.stop()
+            seconds[n], resident[n] = ([run[i] for run in runs] for i in range(2))
+    finally:
+        stack.stop()
+    figure("start_with_1_tenant_s", seconds[1], "s")
+    figure("start_with_10000_tenants_s", seconds[IDLE_TENANTS], "s")
+    more = [(many - one) / (IDLE_TENANTS - 1) for one, many in zip(resident[1], resident[IDLE_TENANTS])]
+    figure("idle_tenant_bytes", more, "bytes")
+
+
+PARTS = {
+    "table": lambda options, _: table(options.contacts),
+    "snapshot": lambda options, directory: restart(options.contacts, directory),
+    "kafka": lambda options, directory: restart_from_kafka(options.contacts, directory),
+    "takeover": lambda options, directory: takeover(min(options.contacts, TAKEOVER_CONTACTS), directory),
+    "events": lambda options, directory: events(options.event_contacts, options.repeats, directory),
+    "idle": lambda _, directory: idle(directory)}
+
+
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all, where none is named")
     parser.add_argument("--contacts", type=int, default=CONTACTS[-1])
     parser.add_argument("--event-contacts", type=int, default=EVENT_CONTACTS)
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--only", choices=("table", "restart", "events"))
     options = parser.parse_args()
-    directory = tempfile.mkdtemp(prefix="openveil-bench-")
-    try:
-        if options.only in (None, "table"):
-            table(options.contacts)
-        if options.only in (None, "restart"):
-            restart(options.contacts, directory)
-        if options.only in (None, "events"):
-            events(options.event_contacts, options.repeats, directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    for part in options.parts or PARTS:
+        directory = tempfile.mkdtemp(prefix="openveil-bench-", dir="/var/tmp")
+        try:
+            PARTS[part](options, directory)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    measure.table(BARS)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ SECONDS = 4
 TENANT = 7
 CONNECTIONS = 256
 N_TOKENS = 100000
+BARS = {
+    "consent_bytes_per_contact": ("≤", 32, 18), "consent_lookups_vs_redis_get_p64": ("≥", 0.8, 1.5),
+    "consent_withdraw_to_edge_ms_p999": ("≤", 1000, 50), "consent_confirm_ms_p99": ("≤", 250, 20),
+    "consent_import_contacts_per_s": ("≥", 35000, 200000), "edge_droplist_bytes_per_contact": ("≤", 12, 9),
+    "edge_droplist_cpu_ratio": ("≤", 1.05, 1.02)}
 STRINGS = """for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do
     redis.call('SET', string.format('key:%012d', i), '12345678v1')
 end"""
@@ -55,8 +60,20 @@ def driver(*words):
     return {name: float(value) for name, value in (pair.split("=") for pair in out.split())}
 
 
+def measure_stream(stack, contacts, used):
+    """The figure is all that Redis uses more than empty. The stream of changes is a fixed number of entries, whatever the
+    number of contacts; so that both can be judged, what goes with it and what stays are told apart."""
+    before = used_memory(stack)
+    for partition in range(stack.partitions):
+        redis_cli(stack, "DEL", f"ov:{{{partition}}}:changes")
+    stream = before - used_memory(stack)
+    figure("consent_bytes_per_contact", [used / contacts], "bytes")
+    figure("consent_bytes_per_contact_without_stream", [(used - stream) / contacts], "bytes")
+    figure("consent_change_stream_mib", [stream / 2**20], "MiB")
+
+
 def measure_import(stack, contacts):
-    """A file of that many lines, by the command, into an empty Redis that keeps an append-only file."""
+    """A file of that many lines, by the command, into an empty Redis that keeps an append-only file. Bytes that it takes."""
     before = used_memory(stack)
     path = stack.path("import.in")
     with open(path, "w", encoding="ascii") as out:
@@ -65,7 +82,7 @@ def measure_import(stack, contacts):
     stack.cli("consent", "import", "--tenant", str(TENANT), path)
     figure("consent_import_contacts_per_s", [contacts / (time.monotonic() - begin)], "contacts/s")
     os.unlink(path)
-    figure("consent_bytes_per_contact", [(used_memory(stack) - before) / contacts], "bytes")
+    return used_memory(stack) - before
 
 
 def redis_benchmark(stack, keys):
@@ -140,8 +157,9 @@ def main():
     stacks = []
     try:
         stacks.append(start(directory, "import"))
-        measure_import(stacks[0], args.contacts)
+        used = measure_import(stacks[0], args.contacts)
         measure_lookups(stacks[0], args.contacts)
+        measure_stream(stacks[0], args.contacts, used)
         stacks.pop().stop()
         stacks.append(start(directory, "confirm"))
         measure_confirm(stacks[0])
@@ -155,6 +173,7 @@ def main():
         edge = stacks[0].start("openveil-ingest", argv)
         wait_until("reading the list", lambda: "is in use" in edge.tail(), 120, edge)
         measure_edge(*stacks)
+        measure.table(BARS)
     finally:
         for stack in stacks:
             stack.stop()

@@ -24,6 +24,8 @@ CLEAN_CONTACTS = 10000000
 EXTRAPOLATED = 100000000
 TENANT = 7
 FIRST_DAY = "2026-12-01"
+BARS = {"release_cells_per_s": ("≥", 1000000, None), "clean_contacts_per_s": ("≥", 400000, 2000000),
+        "release_error_vs_opendp": ("≤", 1.02, None)}
 
 
 def program(name):
@@ -134,6 +136,7 @@ def main():
     bench_cells()
     bench_error()
     bench_clean(contacts)
+    measure.table(BARS)
 
 
 if __name__ == "__main__":
