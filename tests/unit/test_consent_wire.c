@@ -10,7 +10,9 @@
 #define VERSION ":3\r\n"
 #define STIRRED ":1\r\n"
 #define PLACE "*1\r\n$-1\r\n"
-#define META "*6\r\n$10\r\nproduction\r\n$1\r\n1\r\n$40\r\n00112233445566778899aabbccddeeff00112233\r\n$1\r\n1\r\n$-1\r\n$-1\r\n"
+#define HASH "$40\r\n00112233445566778899aabbccddeeff00112233\r\n"
+#define META_OF(epoch) "*6\r\n$10\r\nproduction\r\n$1\r\n" epoch "\r\n" HASH "$1\r\n1\r\n$-1\r\n$-1\r\n"
+#define META META_OF("1")
 #define BITS "*1\r\n$1\r\n8\r\n"
 #define RECORD "*1\r\n$10\r\n\x01\x02\x4a\x38\x4a\x38\x4a\x38v1\r\n"
 // The closing check proves that it leads on from the opening one.
@@ -18,7 +20,15 @@
     "*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\nh\r\n$40\r\n00112233445566778899aabbccddeeff00112233\r\n"
 #define NOTICES "*0\r\n"
 #define CONVERSATION VERSION, STIRRED, META, BITS, NOTICES, RECORD, META, CHANGES, BITS
-#define REPLIES_MAX 10
+// What was known before the entry was erased: a link says that the store leads on.
+#define META_9 META_OF("9")
+#define LINK "$1\r\n-\r\n"
+#define LINK_PLACE 6
+#define LINKED \
+    VERSION, STIRRED, META_9, "*0\r\n", BITS, NOTICES, LINK, RECORD, META_9, "*0\r\n", BITS
+#define APPLIED "*1\r\n:10\r\n"
+#define CHANGE VERSION, STIRRED, APPLIED
+#define REPLIES_MAX 12
 #define PATIENT_MS 5000 // where the answer must come
 #define HASTY_MS 60     // where it must not
 
@@ -30,6 +40,8 @@ struct fake {
     size_t lens[REPLIES_MAX];
     size_t bytes_max;  // what may be said on a connection before it is closed
     bool at_once;      // everything at the first command instead of a reply a command
+    unsigned slow_ms;  // before each reply
+    const struct consent_stamp *known;
     _Atomic bool stop;
 };
 
@@ -83,6 +95,7 @@ static void fake_serve(struct fake *fake, int fd) {
         if (fake->at_once && next++ == 0)
             open = say_everything(fake, fd, &left);
         for (; !fake->at_once && open && commands > 0 && next < REPLIES_MAX && fake->replies[next] != NULL; next++) {
+            usleep(fake->slow_ms * 1000);
             open = say(fd, fake->replies[next], fake->lens[next], &left);
             commands--;
         }
@@ -131,7 +144,7 @@ static int ask_fake(struct fake *fake, struct consent_query *query, char problem
     fake_start(fake);
     server.port = fake->port;
     asked_begin(&asked, "[kafka]\npartitions = 1\n");
-    int status = ask(&asked, 0, query, 1, NULL);
+    int status = ask(&asked, 0, query, 1, fake->known);
     snprintf(problem, 512, "%s", consent_client_problem(asked.client));
     asked_end(&asked);
     fake_stop(fake);
@@ -233,6 +246,80 @@ static void a_wrong_reply_in_every_place(void **unused) {
     }
 }
 
+static void a_link_leads_on_and_nothing_else_does(void **unused) {
+    (void)unused;
+    const struct consent_stamp known = {.epoch = 5, .hash = {1}};
+    struct consent_query query = {.tenant = 7, .pseudonym = 5};
+    char problem[512];
+    struct fake good = {.replies = {LINKED}, .bytes_max = SIZE_MAX, .known = &known};
+    timeout_ms = PATIENT_MS;
+    assert_int_equal(ask_fake(&good, &query, problem), 0);
+    assert_int_equal(query.record.state, CONSENT_GRANTED);
+    timeout_ms = HASTY_MS;
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        struct fake fake = {.replies = {LINKED}, .bytes_max = SIZE_MAX, .known = &known};
+        fake.replies[LINK_PLACE] = wrong[i];
+        bool text = strcmp(wrong[i], "$3\r\nabc\r\n") == 0; // what a link says is for others
+        if (ask_fake(&fake, &query, problem) != (text ? 0 : ERR_UNREACHABLE))
+            fail_msg("reply %zu", i);
+    }
+}
+
+static void a_slow_redis(void **unused) {
+    (void)unused;
+    struct consent_query query = {.tenant = 7, .pseudonym = 5};
+    char problem[512];
+    struct fake patiently = {.replies = {CONVERSATION}, .bytes_max = SIZE_MAX, .slow_ms = 30};
+    timeout_ms = PATIENT_MS;
+    assert_int_equal(ask_fake(&patiently, &query, problem), 0);
+    struct fake hastily = {.replies = {CONVERSATION}, .bytes_max = SIZE_MAX, .slow_ms = 2 * HASTY_MS};
+    timeout_ms = HASTY_MS;
+    assert_int_equal(ask_fake(&hastily, &query, problem), ERR_UNREACHABLE);
+}
+
+// ---- changes --------------------------------------------------------------------------------------------------------
+static void on_changed(void *arg, int status, const struct consent_stamp *stamp) {
+    struct asked *asked = arg;
+    assert_null(stamp);
+    asked->n_done++;
+    asked->status = status;
+}
+
+static int change_at_fake(struct fake *fake, struct consent_change *change) {
+    struct asked asked;
+    fake_start(fake);
+    server.port = fake->port;
+    asked_begin(&asked, "[kafka]\npartitions = 1\n");
+    assert_int_equal(consent_client_apply(asked.client, 0, change, 1, 20000, on_changed, &asked), 0);
+    asked_wait(&asked, 1);
+    asked_end(&asked);
+    fake_stop(fake);
+    return asked.status;
+}
+
+// Whatever else Redis says, or says in part, to a change: it is never taken for done.
+static void a_change_is_done_or_unknown(void **unused) {
+    (void)unused;
+    struct consent_change change = change_of(7, 5, CONSENT_WITHDRAWN, 19000, "-");
+    struct fake good = {.replies = {CHANGE}, .bytes_max = SIZE_MAX};
+    timeout_ms = PATIENT_MS;
+    assert_int_equal(change_at_fake(&good, &change), 0);
+    assert_int_equal(change.result, 10);
+    timeout_ms = HASTY_MS;
+    size_t total = strlen(VERSION) + strlen(STIRRED) + strlen(APPLIED);
+    for (size_t cut = 0; cut < total; cut++) {
+        struct fake fake = {.replies = {CHANGE}, .bytes_max = cut};
+        if (change_at_fake(&fake, &change) != ERR_UNREACHABLE)
+            fail_msg("cut at %zu", cut);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        struct fake fake = {.replies = {CHANGE}, .bytes_max = SIZE_MAX};
+        fake.replies[2] = wrong[i];
+        if (change_at_fake(&fake, &change) != ERR_UNREACHABLE)
+            fail_msg("reply %zu", i);
+    }
+}
+
 static int patient(void **state) {
     (void)state;
     timeout_ms = PATIENT_MS;
@@ -251,6 +338,9 @@ int main(void) {
         cmocka_unit_test(cut_at_every_byte),
         cmocka_unit_test_setup(everything_at_once_is_too_early, patient),
         cmocka_unit_test_setup(a_wrong_reply_in_every_place, hasty),
+        cmocka_unit_test(a_link_leads_on_and_nothing_else_does),
+        cmocka_unit_test(a_slow_redis),
+        cmocka_unit_test(a_change_is_done_or_unknown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
