@@ -3,12 +3,14 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 import measure
+import plot
 from measure import figure
 from stack import Stack, http_get, ready, wait_until
 
@@ -27,7 +29,9 @@ BARS = {
     "aggregate_noop_events_per_core_s": ("≥", 3000000, 6000000),
     "aggregate_changing_events_per_core_s": ("≥", 250000, 500000), "state_bytes_per_contact": ("≤", 12, 9),
     "state_lookup_ns": ("≤", 80, 50), "state_longest_stop_ms": ("≤", 50, None), "restart_from_snapshot_s": ("≤", 10, 3),
-    "restart_from_kafka_s": ("≤", 90, 40), "takeover_s": ("≤", 30, 10)}
+    "restart_from_kafka_s": ("≤", 90, 40), "takeover_s": ("≤", 30, 10),
+    "state_growth_bytes_largest_vs_smallest": ("≤", 2, None),
+    "state_growth_lookups_largest_vs_smallest": ("≤", 2, None)}
 
 
 def state(*words):
@@ -41,21 +45,35 @@ def state(*words):
     return values
 
 
+def growth(name, title, unit, values, sizes):
+    """A plot and the largest median over the smallest: flat where it is at most 2."""
+    groups = [f"{size / 1e6:g}M contacts" for size in sizes]
+    series = {f"{tenants} tenant{'s' if tenants > 1 else ''}": [values[size, tenants] for size in sizes]
+              for tenants in TENANTS}
+    os.makedirs(measure.PLOTS, exist_ok=True)
+    plot.bars(os.path.join(measure.PLOTS, f"{name}.svg"), title, unit, groups, series)
+    medians = [statistics.median(runs) for runs in values.values()]
+    figure(f"{name}_largest_vs_smallest", [max(medians) / min(medians)], "ratio")
+
+
 def table(largest):
-    """One row for each size and number of tenants; the figures are those of the largest with one tenant."""
-    for contacts in (n for n in CONTACTS if n <= largest):
+    """Every size with every number of tenants, each in a process that does only this."""
+    sizes = [n for n in CONTACTS if n <= largest]
+    size_of, rate_of, results = {}, {}, {}
+    for contacts in sizes:
         for tenants in TENANTS:
-            if contacts == largest or tenants in (1, 10000):
-                values = state("table", contacts, tenants, LOOKUPS)
-                look_ups = sorted(values["lookup_ns"])
-                print(f"# {contacts} contacts, {tenants} tenants: {values['bytes_per_contact'][0]:.2f} bytes a contact, "
-                      f"put {values['put_ns'][0]:.0f} ns, look-up {look_ups[len(look_ups) // 2]:.0f} ns, longest "
-                      f"{values['longest_stop_ms'][0]:.1f} ms for 256 puts", flush=True)
-                if contacts == largest and tenants == 1:
-                    figures = values
+            values = results[contacts, tenants] = state("table", contacts, tenants, LOOKUPS)
+            size_of[contacts, tenants] = values["bytes_per_contact"]
+            rate_of[contacts, tenants] = [1000 / ns for ns in values["lookup_ns"]]
+            print(f"# {contacts} contacts, {tenants} tenants: {values['bytes_per_contact'][0]:.2f} bytes a contact, "
+                  f"put {values['put_ns'][0]:.0f} ns, look-up {statistics.median(values['lookup_ns']):.0f} ns, longest "
+                  f"{values['longest_stop_ms'][0]:.1f} ms for 256 puts", flush=True)
+    figures = results[sizes[-1], 1]
     figure("state_bytes_per_contact", figures["bytes_per_contact"], "bytes")
     figure("state_lookup_ns", figures["lookup_ns"], "ns")
     figure("state_longest_stop_ms", figures["longest_stop_ms"], "ms")
+    growth("state_growth_bytes", "Memory of the last-open table", "bytes a contact", size_of, sizes)
+    growth("state_growth_lookups", "Look-ups in the last-open table", "million a CPU second", rate_of, sizes)
 
 
 def restart(contacts, directory):
