@@ -17,6 +17,7 @@ CONNECTIONS = 256
 OTHER_CONNECTIONS = (64, 1000)  # shown beside
 OTHER_SECONDS = 2
 LIGHT_RATE = 1000
+NEW_RATE = 10000  # requests a second, each on a connection of its own
 KNOWN_DELAY_MS, KNOWN_STALL_MS = 20, 100
 BARS = {
     "edge_disk_vs_nginx_buffered_cpu": ("≥", 1.1, 1.3),
@@ -214,6 +215,10 @@ def main():
         names = [server.name for server, _ in servers]
         rounds, light = measure_all(servers)
         print_figures(rounds, light, names)
+        new = [load(disk.address, tokens, 64, 2, NEW_RATE, 0.5, reconnect=True) for _ in range(RUNS)]
+        figure("edge_new_connections_per_s", [result["rate"] for result in new], "1/s")
+        figure("edge_new_connections_errors", [result["errors"] for result in new], "requests")
+        figure("edge_new_connections_p99_ms", [result["p99_ms"] for result in new], "ms")
         draw(rounds, names)
     finally:
         for process in processes:

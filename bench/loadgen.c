@@ -4,6 +4,7 @@
 // not hidden by the requests that it prevents (coordinated omission). Prints one line of name=value pairs.
 //
 //   loadgen --address HOST:PORT --tokens FILE --connections N --seconds S [--warmup S] [--rate R] [--poisson]
+//          [--reconnect]
 #include "bench/histogram.h"
 
 #include "common/check.h"
@@ -44,6 +45,7 @@ struct load {
     size_t waiting_head, waiting_tail;
     double rate;
     bool poisson;
+    bool reconnect; // a new connection for every request
     uint64_t next_ns, measure_ns, end_ns;
     uint64_t random;
     struct histogram histogram;
@@ -130,7 +132,12 @@ static void link_read(struct load *load, unsigned index) {
         else
             load->errors++;
     }
-    load->idle[load->n_idle++] = index;
+    if (load->reconnect) {
+        close(link->fd);
+        link_open(load, index);
+    } else {
+        load->idle[load->n_idle++] = index;
+    }
 }
 
 static void arrivals(struct load *load, uint64_t now) {
@@ -184,8 +191,8 @@ static void read_tokens(struct load *load, const char *path, const char *host) {
         int n = snprintf(load->requests[load->n_requests++], REQUEST_MAX,
                          "GET /p/%s.gif HTTP/1.1\r\nHost: %s\r\n"
                          "User-Agent: Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com "
-                         "GoogleImageProxy)\r\nAccept: image/avif,image/webp,*/*\r\nAccept-Encoding: gzip, deflate\r\n\r\n",
-                         line, host);
+                         "GoogleImageProxy)\r\nAccept: image/avif,image/webp,*/*\r\nAccept-Encoding: gzip, deflate\r\n%s\r\n",
+                         line, host, load->reconnect ? "Connection: close\r\n" : "");
         CHECK(n > 0 && n < REQUEST_MAX);
     }
     fclose(file);
@@ -205,7 +212,8 @@ int main(int argc, char **argv) {
     static struct load load;
     static const struct option options[] = {
         {"address", 1, NULL, 'a'}, {"tokens", 1, NULL, 't'}, {"connections", 1, NULL, 'c'}, {"seconds", 1, NULL, 's'},
-        {"warmup", 1, NULL, 'w'},  {"rate", 1, NULL, 'r'},   {"poisson", 0, NULL, 'p'},     {NULL, 0, NULL, 0}};
+        {"warmup", 1, NULL, 'w'},  {"rate", 1, NULL, 'r'},   {"poisson", 0, NULL, 'p'},     {"reconnect", 0, NULL, 'n'},
+        {NULL, 0, NULL, 0}};
     const char *address = NULL, *tokens = NULL;
     double seconds = 5, warmup_s = 1;
     load.n_links = 1;
@@ -218,6 +226,7 @@ int main(int argc, char **argv) {
         else if (c == 'w') warmup_s = strtod(optarg, NULL);
         else if (c == 'r') load.rate = strtod(optarg, NULL);
         else if (c == 'p') load.poisson = true;
+        else if (c == 'n') load.reconnect = true;
         else return 64;
     }
     const char *colon = address == NULL ? NULL : strrchr(address, ':');

@@ -41,10 +41,11 @@ def pinned(core, argv):
     return ["taskset", "-c", str(core)] + argv
 
 
-def load(address, tokens, connections, seconds, rate=0, warmup=1, core=1):
+def load(address, tokens, connections, seconds, rate=0, warmup=1, core=1, reconnect=False):
     """One run of the load client: {name: number}."""
     argv = pinned(core, [os.path.join(BIN, "bench-loadgen"), "--address", address, "--tokens", tokens, "--connections",
-                         str(connections), "--seconds", str(seconds), "--warmup", str(warmup), "--rate", str(rate)])
+                         str(connections), "--seconds", str(seconds), "--warmup", str(warmup), "--rate", str(rate)] +
+                  (["--reconnect"] if reconnect else []))
     out = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, timeout=seconds + warmup + 60).stdout
     return {name: float(value) for name, value in (pair.split("=") for pair in out.split())}
 
