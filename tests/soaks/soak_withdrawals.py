@@ -75,6 +75,9 @@ class Withdrawals:
     def follow_primary(self):
         self.replica.start()
         self.replica.call("REPLICAOF", "127.0.0.1", self.primary.port)
+        self.wait_replica()
+
+    def wait_replica(self):
         wait_until("the replica follows", lambda: "master_link_status:up" in self.replica.call("INFO", "replication"), 60)
 
     # ---- a worker
@@ -156,6 +159,7 @@ class Withdrawals:
         self.primary.call("CONFIG", "SET", "port", port)
 
     def fail_over(self):
+        self.wait_replica()  # after a kill it loads everything again
         self.replica.call("REPLICAOF", "127.0.0.1", 1)
         time.sleep(1)  # what is written now is lost
         port = self.primary.port
