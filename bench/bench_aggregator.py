@@ -19,6 +19,8 @@ LOOKUPS = 40000000
 CONTACTS = (1000000, 10000000, 100000000)
 TENANTS = (1, 100, 10000)
 TENANT = 7
+REQUESTED = 2  # class of mail: counts for inactivity alone
+BLOCK_EVENTS = 16384
 EVENT_CONTACTS = 1000000
 REPEATS = 20
 EVENT_RUNS = 3
@@ -161,25 +163,35 @@ def received(stack):
 
 def take(stack, events):
     """Starts the aggregator on what waits in the topic: CPU seconds of its process, start and all commits included."""
+    before = os.times()
     process = stack.start_aggregator(wait=False)
     wait_until(f"{events} events", lambda: received(stack) >= events // 100 * 100, 120, process)
     process.stop(60)
-    return process
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def blocks(stack, contacts, times, segment, block_events=BLOCK_EVENTS, message_class=REQUESTED):
+    """An open of each contact, so many times over, into the events topic; the next free segment."""
+    argv = [os.path.join(measure.BIN, "bench-blocks"), stack.config, str(TENANT), str(contacts), str(times), str(segment),
+            str(block_events), str(message_class)]
+    subprocess.run(argv, check=True, timeout=300)
+    return segment + times * (contacts // block_events + 1) + 1
+
+
+def consent(stack, contacts):
+    path = stack.path("consent")
+    with open(path, "w", encoding="ascii") as out:
+        out.writelines(f"contact-{i}\tinformed\t2026-01-01\tn1\n" for i in range(contacts))
+    stack.cli("consent", "import", "--tenant", str(TENANT), path)
 
 
 def rates(stack, contacts, repeats):
     """Events a CPU second: each of a contact unknown before, then each of one that has this day already."""
     result, segment = [], 1
     for times in (1, repeats):
-        argv = [os.path.join(measure.BIN, "bench-blocks"), stack.config, str(TENANT), str(contacts), str(times),
-                str(segment)]
-        subprocess.run(argv, check=True, timeout=300)
-        segment += times * (contacts // 16384 + 1) + 1
-        before = os.times()
-        take(stack, contacts * times)
-        after = os.times()
-        spent = after.children_user + after.children_system - before.children_user - before.children_system
-        result.append(contacts * times / spent)
+        segment = blocks(stack, contacts, times, segment)
+        result.append(contacts * times / take(stack, contacts * times))
     return result
 
 
@@ -189,10 +201,7 @@ def events_run(contacts, repeats, directory):
         stack.start_all()
         stack.cli("keys", "init")
         stack.cli("tenant", "add", str(TENANT), "--stream", "1=receipts", "--exemption-basis", "bench")
-        path = stack.path("consent")
-        with open(path, "w", encoding="ascii") as out:
-            out.writelines(f"contact-{i}\tinformed\t2026-01-01\tn1\n" for i in range(contacts))
-        stack.cli("consent", "import", "--tenant", str(TENANT), path)
+        consent(stack, contacts)
         return rates(stack, contacts, repeats)
     finally:
         stack.stop()
