@@ -5,9 +5,13 @@
 #include "aggregator/engine_parts.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define NOT_ASKED UINT32_MAX
+// Blocks are gathered up to about so many events: what one task asks for is then worth its round trip. CONSENT_LOOKUP_MAX
+// holds these and a full block.
+#define GATHERED_EVENTS_MAX 16384u
 #define PREFETCH_FAR 32
 #define PREFETCH_NEAR 16
 
@@ -56,14 +60,21 @@ static bool last_open_change(struct partition *partition, uint32_t tenant, uint6
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
 
-struct block {
-    struct task task;
+// One message's events among those of the task.
+struct block_part {
     struct message_head head;
     int64_t position;
     uint8_t rules_hash[RULES_HASH_SIZE];
+    size_t first, end;
+};
+
+struct block {
+    struct task task;
     uint32_t today;
     uint64_t tenants_serial; // the table that the questions were chosen by
-    size_t n_events;
+    size_t n_parts, parts_room;
+    struct block_part *parts;
+    size_t n_events, events_room;
     struct event *events;
     uint32_t *query_of; // by event; NOT_ASKED
     uint8_t *outcome_of; // by event that was not asked for: it changes nothing, so nothing before it changes that
@@ -72,6 +83,7 @@ struct block {
 static void block_free(struct task *task) {
     struct block *block = (struct block *)task;
     free(block->task.queries);
+    free(block->parts);
     free(block->events);
     free(block->query_of);
     free(block->outcome_of);
@@ -79,19 +91,17 @@ static void block_free(struct task *task) {
 }
 
 // Chooses the contacts to ask for: those of events that would change something.
-static void block_choose(struct block *block, struct partition *partition) {
-    struct fact_finder finder = {.partition = partition, .today = block->today, .day = block->head.day};
+static void part_choose(struct block *block, struct partition *partition, const struct block_part *part) {
+    struct fact_finder finder = {.partition = partition, .today = block->today, .day = part->head.day};
     const struct last_open_table *table = state_last_open(partition->state);
     struct task *task = &block->task;
-    task->n_queries = 0;
-    block->tenants_serial = partition->engine->tenants_serial;
-    for (size_t i = 0; i < block->n_events; i++) {
+    for (size_t i = part->first; i < part->end; i++) {
         const struct event *event = &block->events[i];
         struct facts facts;
         struct decision decision;
-        if (i + PREFETCH_FAR < block->n_events)
+        if (i + PREFETCH_FAR < part->end)
             last_open_prefetch_far(table, event[PREFETCH_FAR].tenant, event[PREFETCH_FAR].pseudonym);
-        if (i + PREFETCH_NEAR < block->n_events)
+        if (i + PREFETCH_NEAR < part->end)
             last_open_prefetch_near(table, event[PREFETCH_NEAR].tenant, event[PREFETCH_NEAR].pseudonym);
         facts_find(&finder, event, &facts);
         decide_event(event, &facts, &decision);
@@ -107,6 +117,41 @@ static void block_choose(struct block *block, struct partition *partition) {
     }
 }
 
+static int query_order(const void *left, const void *right) {
+    const struct consent_query *a = left, *b = right;
+    if (a->tenant != b->tenant)
+        return a->tenant < b->tenant ? -1 : 1;
+    return a->pseudonym < b->pseudonym ? -1 : a->pseudonym > b->pseudonym;
+}
+
+// A contact of several messages is asked for once, so that all of its events get the same answer.
+static void queries_unite(struct block *block) {
+    struct task *task = &block->task;
+    qsort(task->queries, task->n_queries, sizeof *task->queries, query_order);
+    size_t n = 0;
+    for (size_t i = 0; i < task->n_queries; i++)
+        if (n == 0 || query_order(&task->queries[n - 1], &task->queries[i]) != 0)
+            task->queries[n++] = task->queries[i];
+    task->n_queries = n;
+    for (size_t i = 0; i < block->n_events; i++) {
+        if (block->query_of[i] == NOT_ASKED)
+            continue;
+        struct consent_query key = {.tenant = block->events[i].tenant, .pseudonym = block->events[i].pseudonym};
+        const struct consent_query *found = bsearch(&key, task->queries, n, sizeof key, query_order);
+        CHECK(found != NULL);
+        block->query_of[i] = (uint32_t)(found - task->queries);
+    }
+}
+
+static void block_choose(struct block *block, struct partition *partition) {
+    block->task.n_queries = 0;
+    block->tenants_serial = partition->engine->tenants_serial;
+    for (size_t i = 0; i < block->n_parts; i++)
+        part_choose(block, partition, &block->parts[i]);
+    if (block->n_parts > 1 && block->task.n_queries > 0)
+        queries_unite(block);
+}
+
 // Applies one event; the outcome, or a negative ERR_* after the engine has failed.
 static int event_apply(struct block *block, struct partition *partition, struct fact_finder *finder, size_t at) {
     const struct event *event = &block->events[at];
@@ -120,7 +165,7 @@ static int event_apply(struct block *block, struct partition *partition, struct 
         return decision.outcome;
     const struct consent_query *query = &block->task.queries[block->query_of[at]];
     CHECK(query->tenant == event->tenant && query->pseudonym == event->pseudonym);
-    int outcome = decide_with_consent(event, block->head.day, &query->record, &decision);
+    int outcome = decide_with_consent(event, finder->day, &query->record, &decision);
     uint8_t key[RECORD_KEY_MAX];
     if (decision.raises && !last_open_change(partition, event->tenant, event->pseudonym, decision.last_open))
         return ERR_IO;
@@ -153,65 +198,119 @@ static bool block_ledger(struct partition *partition, const struct message_head 
     return day_put(partition, head->day, &day);
 }
 
+// False after the engine has failed.
+static bool part_apply(struct block *block, struct partition *partition, const struct block_part *part) {
+    uint64_t outcomes[OUTCOMES] = {0};
+    if (message_is_seen(partition, &part->head)) { // the same one came twice within the task
+        count_metric(METRIC_DUPLICATES, 1);
+        message_position(partition, part->position);
+        return true;
+    }
+    struct fact_finder finder = {.partition = partition, .today = block->today, .day = part->head.day};
+    for (size_t i = part->first; i < part->end; i++) {
+        int outcome = event_apply(block, partition, &finder, i);
+        if (outcome < 0)
+            return false;
+        outcomes[outcome]++;
+    }
+    if (!block_ledger(partition, &part->head, part->rules_hash, outcomes))
+        return false;
+    message_done(partition, &part->head, part->position);
+    return !partition->engine->failed;
+}
+
 static void block_answered(struct partition *partition, struct task *task) {
     struct block *block = (struct block *)task;
-    uint64_t outcomes[OUTCOMES] = {0};
     if (block->tenants_serial != partition->engine->tenants_serial) {
         block_choose(block, partition);
         task_ask(task);
         return;
     }
-    struct fact_finder finder = {.partition = partition, .today = block->today, .day = block->head.day};
-    for (size_t i = 0; i < block->n_events; i++) {
-        int outcome = event_apply(block, partition, &finder, i);
-        if (outcome < 0)
+    for (size_t i = 0; i < block->n_parts; i++)
+        if (!part_apply(block, partition, &block->parts[i]))
             return;
-        outcomes[outcome]++;
-    }
-    if (!block_ledger(partition, &block->head, block->rules_hash, outcomes))
-        return;
-    message_done(partition, &block->head, block->position);
     task_end(task);
 }
 
 static const struct task_ops block_ops = {.answered = block_answered, .free = block_free};
 
-static int block_fill(struct block *block, const struct event *events, size_t n_events) {
-    size_t room = n_events == 0 ? 1 : n_events;
-    block->n_events = n_events;
-    block->events = malloc(room * sizeof *block->events);
-    block->query_of = malloc(room * sizeof *block->query_of);
-    block->outcome_of = malloc(room);
-    block->task.queries = calloc(room, sizeof *block->task.queries);
-    if (block->events == NULL || block->query_of == NULL || block->outcome_of == NULL ||
-        block->task.queries == NULL)
+static bool block_grow(struct block *block, size_t n_events) {
+    if (block->n_parts == block->parts_room) {
+        size_t room = block->parts_room == 0 ? 1 : 2 * block->parts_room;
+        struct block_part *parts = realloc(block->parts, room * sizeof *parts);
+        if (parts == NULL)
+            return false;
+        block->parts = parts;
+        block->parts_room = room;
+    }
+    if (block->n_events + n_events > block->events_room) {
+        size_t room = block->n_events == 0 ? n_events : block->n_events + n_events + GATHERED_EVENTS_MAX;
+        struct event *events = realloc(block->events, room * sizeof *events);
+        if (events == NULL)
+            return false;
+        block->events = events;
+        block->events_room = room;
+    }
+    return true;
+}
+
+// One more message's events; ERR_CORRUPT, ERR_NOMEM.
+static int block_add(struct block *block, struct message_codec *codec, const struct message_head *head,
+                     const uint8_t *body, size_t body_len, int64_t position) {
+    struct block_part part = {.head = *head, .position = position, .first = block->n_events};
+    const struct event *events;
+    size_t n_events;
+    if (message_decode_block(codec, head, body, body_len, part.rules_hash, &events, &n_events) != 0)
+        return ERR_CORRUPT;
+    if (!block_grow(block, n_events))
         return ERR_NOMEM;
     if (n_events > 0)
-        memcpy(block->events, events, n_events * sizeof *events);
+        memcpy(block->events + block->n_events, events, n_events * sizeof *events);
+    block->n_events += n_events;
+    part.end = block->n_events;
+    block->parts[block->n_parts++] = part;
     return 0;
 }
 
-void block_begin(struct partition *partition, const struct message_head *head, const uint8_t *body, size_t body_len,
-                 const struct queued *queued) {
+static int block_prepare(struct block *block) {
+    size_t room = block->n_events == 0 ? 1 : block->n_events;
+    block->query_of = malloc(room * sizeof *block->query_of);
+    block->outcome_of = malloc(room);
+    block->task.queries = calloc(room, sizeof *block->task.queries);
+    return block->query_of == NULL || block->outcome_of == NULL || block->task.queries == NULL ? ERR_NOMEM : 0;
+}
+
+void blocks_begin(struct partition *partition, const struct message_head *head, const uint8_t *body, size_t body_len) {
     struct engine *engine = partition->engine;
-    const struct event *events;
-    size_t n_events;
+    struct message_head next = *head;
     struct block *block = calloc(1, sizeof *block);
-    if (block == NULL) {
-        engine_fail(engine, "no memory for a block");
-        return;
+    int rc = block == NULL ? ERR_NOMEM : 0;
+    if (block != NULL) {
+        block->task.ops = &block_ops;
+        block->today = engine_today(engine);
     }
-    block->task.ops = &block_ops;
-    block->head = *head;
-    block->position = queued->position;
-    block->today = engine_today(engine);
-    if (message_decode_block(engine->codec, head, body, body_len, block->rules_hash, &events, &n_events) != 0) {
-        message_set_aside(partition, queued->position, queued->data, queued->len, "its events are damaged");
+    while (rc == 0) {
+        const struct queued *queued = &partition->queue[partition->queue_first];
+        rc = block_add(block, engine->codec, &next, body, body_len, queued->position);
+        if (rc == ERR_CORRUPT && block->n_parts == 0)
+            message_set_aside(partition, queued->position, queued->data, queued->len, "its events are damaged");
+        if (rc == 0 || (rc == ERR_CORRUPT && block->n_parts == 0))
+            message_drop(partition);
+        if (rc != 0 || block->n_events >= GATHERED_EVENTS_MAX ||
+            !message_is_block(partition, block->today, &next, &body, &body_len))
+            break;
+    }
+    if (rc == ERR_CORRUPT) // where it is not the first, it is taken as such in the next turn
+        rc = 0;
+    if (rc == 0 && block->n_parts == 0) {
         block_free(&block->task);
         return;
     }
-    if (block_fill(block, events, n_events) != 0) {
-        block_free(&block->task);
+    if (rc == 0)
+        rc = block_prepare(block);
+    if (rc != 0) {
+        if (block != NULL)
+            block_free(&block->task);
         engine_fail(engine, "no memory for a block");
         return;
     }

@@ -182,7 +182,7 @@ static void message_dispatch(struct partition *partition, const struct queued *q
     int rc = 0;
     switch (head->kind) {
     case MESSAGE_BLOCK:
-        block_begin(partition, head, body, body_len, queued);
+        blocks_begin(partition, head, body, body_len);
         return;
     case MESSAGE_IMPORT:
         import_begin(partition, head, body, body_len, queued);
@@ -207,8 +207,32 @@ static void message_dispatch(struct partition *partition, const struct queued *q
         message_set_aside(partition, queued->position, queued->data, queued->len, "its body is damaged");
 }
 
-bool message_take(struct partition *partition) {
+bool message_is_seen(struct partition *partition, const struct message_head *head) {
+    struct edge_record edge;
+    state_edge(partition->state, head->edge, &edge);
+    return edge_has_seen(&edge, head);
+}
+
+void message_drop(struct partition *partition) {
     struct queued *queued = &partition->queue[partition->queue_first];
+    CHECK(partition->queue_count > 0 && partition->queue_bytes >= queued->len);
+    partition->queue_bytes -= queued->len;
+    free(queued->data);
+    *queued = (struct queued){0};
+    partition->queue_first = (partition->queue_first + 1) % QUEUE_MESSAGES_MAX;
+    partition->queue_count--;
+}
+
+bool message_is_block(struct partition *partition, uint32_t today, struct message_head *head, const uint8_t **body,
+                      size_t *body_len) {
+    const struct queued *queued = &partition->queue[partition->queue_first];
+    return partition->queue_count > 0 && message_decode_head(queued->data, queued->len, head, body, body_len) == 0 &&
+           head->kind == MESSAGE_BLOCK && message_misfit(partition, head) == NULL &&
+           head->day <= today && !message_is_seen(partition, head);
+}
+
+bool message_take(struct partition *partition) {
+    const struct queued *queued = &partition->queue[partition->queue_first];
     struct message_head head;
     const uint8_t *body;
     size_t body_len;
@@ -220,22 +244,16 @@ bool message_take(struct partition *partition) {
         misfit = message_misfit(partition, &head);
     if (misfit == NULL && message_waits(partition, &head))
         return false;
-    struct edge_record edge;
-    if (misfit == NULL)
-        state_edge(partition->state, head.edge, &edge);
     if (misfit != NULL) {
         message_set_aside(partition, queued->position, queued->data, queued->len, misfit);
-    } else if (edge_has_seen(&edge, &head)) {
+    } else if (message_is_seen(partition, &head)) {
         count_metric(METRIC_DUPLICATES, 1);
         message_position(partition, queued->position);
     } else {
         message_dispatch(partition, queued, &head, body, body_len);
+        if (head.kind == MESSAGE_BLOCK)
+            return true; // left the queue there
     }
-    CHECK(partition->queue_bytes >= queued->len);
-    partition->queue_bytes -= queued->len;
-    free(queued->data);
-    *queued = (struct queued){0};
-    partition->queue_first = (partition->queue_first + 1) % QUEUE_MESSAGES_MAX;
-    partition->queue_count--;
+    message_drop(partition);
     return true;
 }

@@ -18,7 +18,7 @@
 #include <stdatomic.h>
 #include <uv.h>
 
-#define QUEUE_MESSAGES_MAX 16
+#define QUEUE_MESSAGES_MAX 256
 #define QUEUE_BYTES_MAX (8u << 20)
 #define RETRY_MS_MIN 200
 #define RETRY_MS_MAX 1000
@@ -164,9 +164,15 @@ void partition_stamp(struct partition *partition, const struct consent_stamp *st
 
 // engine_message.c, engine_block.c
 bool message_take(struct partition *partition); // the queue's first; false: not now
+// Whether the queue's first is a block, new, and of no later day than `today`.
+bool message_is_block(struct partition *partition, uint32_t today, struct message_head *head, const uint8_t **body,
+                      size_t *body_len);
+void message_drop(struct partition *partition); // from the queue
+bool message_is_seen(struct partition *partition, const struct message_head *head);
 void message_done(struct partition *partition, const struct message_head *head, int64_t position);
-void block_begin(struct partition *partition, const struct message_head *head, const uint8_t *body, size_t body_len,
-                 const struct queued *queued);
+// A block, and those that stand behind it in the queue as long as they are few events in all: asked for and decided as
+// one. Takes them from the queue.
+void blocks_begin(struct partition *partition, const struct message_head *head, const uint8_t *body, size_t body_len);
 void import_begin(struct partition *partition, const struct message_head *head, const uint8_t *body, size_t body_len,
                   const struct queued *queued);
 void message_set_aside(struct partition *partition, int64_t position, const uint8_t *data, size_t len, const char *why);

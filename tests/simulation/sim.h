@@ -116,7 +116,7 @@ struct part {
     bool based;
     int64_t base;      // position of the log's first entry
     int64_t committed; // -1
-    int64_t began_ms;  // when the block that waits for consent was taken
+    int64_t began_ms;  // when the blocks that wait for consent were taken
     const struct sim_answers *answers;
 };
 struct sim_handle {

@@ -78,8 +78,6 @@ void __wrap_batch_set_position(struct batch *batch, uint32_t partition, int64_t 
         struct sim_decision *decision = decision_add(slot, DECIDED_MESSAGE, partition);
         decision->batch = batch;
         decision->index = position - 1 - slot->parts[partition].base;
-        slot->parts[partition].began_ms = 0;
-        slot->parts[partition].answers = NULL;
     }
     __real_batch_set_position(batch, partition, position);
 }
@@ -99,7 +97,9 @@ void __wrap_batch_clear(struct batch *batch) {
 int __wrap_message_decode_block(struct message_codec *codec, const struct message_head *head, const uint8_t *body,
                                 size_t body_len, uint8_t rules_hash[RULES_HASH_SIZE], const struct event **events,
                                 size_t *n_events) {
+    // Blocks that stand behind one another are asked for as one, after all of them were decoded.
     sim.current->parts[head->partition].began_ms = sim.now_ms;
+    sim.current->parts[head->partition].answers = NULL;
     return __real_message_decode_block(codec, head, body, body_len, rules_hash, events, n_events);
 }
 
