@@ -18,7 +18,7 @@
 #include <stdatomic.h>
 #include <uv.h>
 
-#define QUEUE_MESSAGES_MAX 256
+#define QUEUE_MESSAGES_MAX 4096 // memory is touched only where messages wait
 #define QUEUE_BYTES_MAX (8u << 20)
 #define RETRY_MS_MIN 200
 #define RETRY_MS_MAX 1000

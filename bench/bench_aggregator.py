@@ -11,6 +11,7 @@ import time
 
 import measure
 import plot
+from streams import peer
 from measure import figure
 from stack import Stack, http_get, ready, wait_until
 
@@ -19,19 +20,25 @@ LOOKUPS = 40000000
 CONTACTS = (1000000, 10000000, 100000000)
 TENANTS = (1, 100, 10000)
 TENANT = 7
-REQUESTED = 2  # class of mail: counts for inactivity alone
+TRANSACTIONAL, REQUESTED = 1, 2  # classes of mail; requested counts for inactivity alone
 BLOCK_EVENTS = 16384
 EVENT_CONTACTS = 1000000
+FIRST_CONTACTS = 200
+RECEIVED = "openveil_aggregator_received_total"
 REPEATS = 20
 EVENT_RUNS = 3
 KAFKA_STARTS = 2
 TAKEOVERS = 3
 IDLE_PARTITIONS, IDLE_TENANTS, IDLE_STARTS = 64, 10000, 3
 TAKEOVER_CONTACTS = 10000000
+STREAMS_RUNS = 1
+# Name, events in a block, contacts, how many of their events only warm the peer's virtual machine up.
+STREAMS_VARIANTS = (("blocks", BLOCK_EVENTS, 1000000, 500000), ("single", 1, 200000, 100000))
 BARS = {
     "aggregate_noop_events_per_core_s": ("≥", 3000000, 6000000),
     "aggregate_changing_events_per_core_s": ("≥", 250000, 500000), "state_bytes_per_contact": ("≤", 12, 9),
     "state_lookup_ns": ("≤", 80, 50), "state_longest_stop_ms": ("≤", 50, None), "restart_from_snapshot_s": ("≤", 10, 3),
+    "aggregate_vs_kafka_streams_blocks": ("≥", 10, 30), "aggregate_vs_kafka_streams_single": ("≥", 10, 30),
     "restart_from_kafka_s": ("≤", 90, 40), "takeover_s": ("≤", 30, 10),
     "state_growth_bytes_largest_vs_smallest": ("≤", 2, None),
     "state_growth_lookups_largest_vs_smallest": ("≤", 2, None)}
@@ -151,24 +158,30 @@ def takeover(contacts, directory):
     figure("takeover_first_partition_s", first, "s")
 
 
-def received(stack):
-    """Events that the aggregator says it has taken in."""
+def metric(stack, name):
+    """The aggregator's, -1 where it does not answer."""
     try:
         text = http_get(stack.aggregator_admin, "/metrics", 2)[1]
     except OSError:
         return -1
-    lines = (line.split() for line in text.splitlines() if line.startswith("openveil_aggregator_received_total"))
+    lines = (line.split() for line in text.splitlines() if line.startswith(name))
     return next((int(float(line[1])) for line in lines), -1)
 
 
-def take(stack, events):
-    """Starts the aggregator on what waits in the topic: CPU seconds of its process, start and all commits included."""
-    before = os.times()
+def take(stack, events, warm_up=0):
+    """Starts the aggregator on what waits in the topic: events a CPU second of its process, its last commit included; from
+    its start on, or from where it has taken `warm_up` events."""
+    before, spent = os.times(), 0
     process = stack.start_aggregator(wait=False)
-    wait_until(f"{events} events", lambda: received(stack) >= events // 100 * 100, 120, process)
+    if warm_up > 0:
+        wait_until("warming up", lambda: metric(stack, RECEIVED) >= warm_up, 120, process)
+        spent = measure.cpu_seconds([process.pid])
+        warm_up = metric(stack, RECEIVED)
+    wait_until(f"{events} events", lambda: metric(stack, RECEIVED) >= events // 100 * 100, 120, process)
     process.stop(60)
     after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    spent = after.children_user + after.children_system - before.children_user - before.children_system - spent
+    return (events - warm_up) / spent
 
 
 def blocks(stack, contacts, times, segment, block_events=BLOCK_EVENTS, message_class=REQUESTED):
@@ -186,23 +199,40 @@ def consent(stack, contacts):
     stack.cli("consent", "import", "--tenant", str(TENANT), path)
 
 
-def rates(stack, contacts, repeats):
-    """Events a CPU second: each of a contact unknown before, then each of one that has this day already."""
-    result, segment = [], 1
-    for times in (1, repeats):
-        segment = blocks(stack, contacts, times, segment)
-        result.append(contacts * times / take(stack, contacts * times))
-    return result
-
-
-def events_run(contacts, repeats, directory):
+def prepared(directory, contacts):
+    """Broker, Redis, a tenant whose contacts may be counted, an aggregator that has read all that and is stopped again; and
+    the next free segment."""
     stack = Stack(directory, measure.BIN, kafka=True, extra={"redis": {"timeout_ms": 20000}})
     try:
         stack.start_all()
         stack.cli("keys", "init")
         stack.cli("tenant", "add", str(TENANT), "--stream", "1=receipts", "--exemption-basis", "bench")
+        process = stack.start_aggregator()
         consent(stack, contacts)
-        return rates(stack, contacts, repeats)
+        stack.cli("consent", "set", "--tenant", str(TENANT), "--contact", "last", "--state", "informed", "--since",
+                  "2026-01-01", "--notice", "n1", "--wait")
+        segment = blocks(stack, FIRST_CONTACTS, 1, 1)
+        wait_until("the first events", lambda: metric(stack, RECEIVED) >= FIRST_CONTACTS, 120, process)
+        process.stop(60)
+    except BaseException:
+        stack.stop()
+        raise
+    return stack, segment
+
+
+def rates(stack, segment, contacts, repeats):
+    """Events a CPU second: each of a contact unknown before, then each of one that has this day already."""
+    result = []
+    for times in (1, repeats):
+        segment = blocks(stack, contacts, times, segment)
+        result.append(take(stack, contacts * times))
+    return result
+
+
+def events_run(contacts, repeats, directory):
+    stack, segment = prepared(directory, contacts)
+    try:
+        return rates(stack, segment, contacts, repeats)
     finally:
         stack.stop()
         shutil.rmtree(directory, ignore_errors=True)
@@ -213,6 +243,29 @@ def events(contacts, repeats, directory):
     runs = [events_run(contacts, repeats, os.path.join(directory, f"events-{i}")) for i in range(EVENT_RUNS)]
     figure("aggregate_changing_events_per_core_s", [changing for changing, _ in runs], "1/s")
     figure("aggregate_noop_events_per_core_s", [noop for _, noop in runs], "1/s")
+
+
+def streams_run(variant, class_path, directory):
+    """Both over the same topic, transactional mail, all events of contacts unknown before: (ours, the peer's)."""
+    _, block_events, contacts, warm_up = variant
+    stack, segment = prepared(directory, contacts)
+    try:
+        blocks(stack, contacts, 1, segment, block_events, TRANSACTIONAL)
+        theirs = peer.rate(class_path, f"127.0.0.1:{stack.kafka_port}", warm_up, contacts - warm_up, directory)
+        return take(stack, contacts, warm_up), theirs
+    finally:
+        stack.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def streams(directory):
+    """The peer does not ask for consent; ours does, for every event here. Neither's start counts."""
+    class_path = peer.build(directory)
+    for variant in STREAMS_VARIANTS:
+        runs = [streams_run(variant, class_path, os.path.join(directory, variant[0])) for _ in range(STREAMS_RUNS)]
+        ours, theirs = (statistics.median(side) for side in zip(*runs))
+        print(f"# {variant[0]}: events a CPU second, ours {ours:.0f}, Kafka Streams {theirs:.0f}")
+        figure(f"aggregate_vs_kafka_streams_{variant[0]}", [ours / theirs for ours, theirs in runs], "x")
 
 
 def tenant_files(stack, n):
@@ -255,7 +308,8 @@ PARTS = {
     "kafka": lambda options, directory: restart_from_kafka(options.contacts, directory),
     "takeover": lambda options, directory: takeover(min(options.contacts, TAKEOVER_CONTACTS), directory),
     "events": lambda options, directory: events(options.event_contacts, options.repeats, directory),
-    "idle": lambda _, directory: idle(directory)}
+    "idle": lambda _, directory: idle(directory),
+    "streams": lambda _, directory: streams(directory)}
 
 
 def main():
