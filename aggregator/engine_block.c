@@ -51,6 +51,22 @@ static void facts_find(struct fact_finder *finder, const struct event *event, st
     }
 }
 
+// What facts_find will touch for the events after this one, of which `left` are left.
+static void facts_prefetch(const struct fact_finder *finder, const struct event *event, size_t left) {
+    const struct last_open_table *table = state_last_open(finder->partition->state);
+    if (left > PREFETCH_FAR)
+        last_open_prefetch_far(table, event[PREFETCH_FAR].tenant, event[PREFETCH_FAR].pseudonym);
+    if (left <= PREFETCH_NEAR)
+        return;
+    const struct event *near = &event[PREFETCH_NEAR];
+    last_open_prefetch_near(table, near->tenant, near->pseudonym);
+    const struct window *window = NULL;
+    if (finder->known != NULL && near->tenant == finder->tenant_id && event_class(near) == CLASS_TRANSACTIONAL)
+        window = tenant_state_window(finder->known, near->sent_day);
+    if (window != NULL)
+        window_prefetch(window, near->pseudonym);
+}
+
 static bool last_open_change(struct partition *partition, uint32_t tenant, uint64_t pseudonym,
                              struct last_open last_open) {
     uint8_t key[RECORD_KEY_MAX];
@@ -93,16 +109,12 @@ static void block_free(struct task *task) {
 // Chooses the contacts to ask for: those of events that would change something.
 static void part_choose(struct block *block, struct partition *partition, const struct block_part *part) {
     struct fact_finder finder = {.partition = partition, .today = block->today, .day = part->head.day};
-    const struct last_open_table *table = state_last_open(partition->state);
     struct task *task = &block->task;
     for (size_t i = part->first; i < part->end; i++) {
         const struct event *event = &block->events[i];
         struct facts facts;
         struct decision decision;
-        if (i + PREFETCH_FAR < part->end)
-            last_open_prefetch_far(table, event[PREFETCH_FAR].tenant, event[PREFETCH_FAR].pseudonym);
-        if (i + PREFETCH_NEAR < part->end)
-            last_open_prefetch_near(table, event[PREFETCH_NEAR].tenant, event[PREFETCH_NEAR].pseudonym);
+        facts_prefetch(&finder, event, part->end - i);
         facts_find(&finder, event, &facts);
         decide_event(event, &facts, &decision);
         block->query_of[i] = NOT_ASKED;
@@ -208,6 +220,8 @@ static bool part_apply(struct block *block, struct partition *partition, const s
     }
     struct fact_finder finder = {.partition = partition, .today = block->today, .day = part->head.day};
     for (size_t i = part->first; i < part->end; i++) {
+        if (block->query_of[i] != NOT_ASKED) // about as many of those ahead are
+            facts_prefetch(&finder, &block->events[i], part->end - i);
         int outcome = event_apply(block, partition, &finder, i);
         if (outcome < 0)
             return false;

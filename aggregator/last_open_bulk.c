@@ -2,17 +2,12 @@
 #include "aggregator/last_open_parts.h"
 
 #include "aggregator/contact_hash.h"
+#include "aggregator/prefetch.h"
 
 #define GROUP 64       // look-ups under way at once
 #define LEAD 16        // puts between asking for memory and using it
 #define PUT_BYTES_MAX 1024
 #define SAMPLE_MIN 32  // contacts from which the number of all is estimated
-
-// The compiler takes a function that only prefetches for one without effect and drops its calls; an empty asm is an effect.
-static inline void prefetch(const void *at) {
-    __builtin_prefetch(at);
-    __asm__ volatile("");
-}
 
 void last_open_prefetch_far(const struct last_open_table *table, uint32_t tenant, uint64_t pseudonym) {
     const struct contacts *contacts = contacts_find(table, tenant);

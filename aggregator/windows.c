@@ -1,5 +1,7 @@
 #include "aggregator/windows.h"
 
+#include "aggregator/prefetch.h"
+
 #define SLOTS_FIRST 16
 
 struct slot {
@@ -50,6 +52,10 @@ static size_t slot_find(const struct window *window, uint64_t pseudonym) {
     while (window->slots[at].used && window->slots[at].pseudonym != pseudonym)
         at = (at + 1) & (window->n_slots - 1);
     return at;
+}
+
+void window_prefetch(const struct window *window, uint64_t pseudonym) {
+    prefetch(&window->slots[slot_home(window->n_slots, pseudonym)]);
 }
 
 bool window_get(const struct window *window, uint64_t pseudonym, struct window_cell *cell) {

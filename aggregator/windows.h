@@ -10,6 +10,8 @@ int window_create(struct window **window) MUST_CHECK;
 void window_free(struct window *window);
 size_t window_count(const struct window *window);
 bool window_get(const struct window *window, uint64_t pseudonym, struct window_cell *cell);
+// Before a window_get or window_put some events ahead: fetches its slot.
+void window_prefetch(const struct window *window, uint64_t pseudonym);
 int window_put(struct window *window, uint64_t pseudonym, struct window_cell cell) MUST_CHECK;
 void window_erase(struct window *window, uint64_t pseudonym);
 // Contacts one by one; `cursor` begins at 0. False at the end. Nothing may be put or erased meanwhile.

@@ -31,7 +31,7 @@ KAFKA_STARTS = 2
 TAKEOVERS = 3
 IDLE_PARTITIONS, IDLE_TENANTS, IDLE_STARTS = 64, 10000, 3
 TAKEOVER_CONTACTS = 10000000
-STREAMS_RUNS = 1
+STREAMS_RUNS = 3
 # Name, events in a block, contacts, how many of their events only warm the peer's virtual machine up.
 STREAMS_VARIANTS = (("blocks", BLOCK_EVENTS, 1000000, 500000), ("single", 1, 200000, 100000))
 BARS = {

@@ -113,4 +113,25 @@ static inline void write_u64(struct writer *w, uint64_t v) {
     write_bytes(w, &v, sizeof v);
 }
 
+// Numbers as text, without a terminating zero: the length. What a pipeline writes a million times a second.
+#define DECIMAL_MAX 20
+static inline size_t write_decimal(char *out, uint64_t value) {
+    char digits[DECIMAL_MAX];
+    size_t n = 0;
+    do
+        digits[n++] = (char)('0' + value % 10);
+    while ((value /= 10) != 0);
+    for (size_t i = 0; i < n; i++)
+        out[i] = digits[n - 1 - i];
+    return n;
+}
+static inline size_t write_hex(char *out, uint64_t value) {
+    size_t n = 1;
+    while (n < 16 && value >> 4 * n != 0)
+        n++;
+    for (size_t i = 0; i < n; i++)
+        out[i] = "0123456789abcdef"[value >> 4 * (n - 1 - i) & 15];
+    return n;
+}
+
 #endif

@@ -178,9 +178,17 @@ size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32
                           uint64_t pseudonym) {
     CHECK(bits <= CONSENT_BITS_MAX);
     unsigned bucket = bits == 0 ? 0 : (unsigned)(pseudonym >> (64 - bits));
-    int n = snprintf(key, CONSENT_KEY_SIZE, "ov:{%u}:c:%u:%x", partition, tenant, bucket);
-    CHECK(n > 0 && n < CONSENT_KEY_SIZE);
-    return (size_t)n;
+    size_t n = 4;
+    memcpy(key, "ov:{", n);
+    n += write_decimal(key + n, partition);
+    memcpy(key + n, "}:c:", 4);
+    n += 4;
+    n += write_decimal(key + n, tenant);
+    key[n++] = ':';
+    n += write_hex(key + n, bucket);
+    CHECK(n < CONSENT_KEY_SIZE);
+    key[n] = '\0';
+    return n;
 }
 
 size_t consent_bucket_field(uint8_t field[8], unsigned bits, uint64_t pseudonym) {

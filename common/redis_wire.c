@@ -1,5 +1,7 @@
 #include "common/redis_wire.h"
 
+#include "common/bytes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,9 +58,11 @@ static int output_reserve(struct redis_output *out, size_t len) {
 }
 
 static void output_head(struct redis_output *out, char kind, size_t number) {
-    int n = snprintf(out->bytes + out->used, out->room - out->used, "%c%zu\r\n", kind, number);
-    CHECK(n > 0 && (size_t)n < out->room - out->used);
-    out->used += (size_t)n;
+    CHECK(out->room - out->used >= DECIMAL_MAX + 3);
+    out->bytes[out->used++] = kind;
+    out->used += write_decimal(out->bytes + out->used, number);
+    memcpy(out->bytes + out->used, "\r\n", 2);
+    out->used += 2;
 }
 
 // A command in the protocol's form: an array of strings with their lengths.
