@@ -26,6 +26,7 @@ BARS = {
     "edge_p50_light_ms": ("≤", 0.5, 0.2),
     "edge_cpu_vs_epoll_floor": ("≤", 1.3, 1.15),
     "edge_p999_outage_ratio": ("≤", 1.1, 1.0),
+    "edge_drain_vs_arrival": ("≥", 5, None),
     "producer_events_per_cpu_s_vs_single": ("≥", 8, 15),
     "bytes_per_event_in_kafka": ("≤", 16, 12),
 }

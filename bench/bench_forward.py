@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import measure
@@ -23,6 +24,7 @@ BYTES_SECONDS = 20
 EVENTS = 5000000
 SINGLE_MESSAGES = 3000000
 OUTAGE_RATE = 20000
+OUTAGE_SECONDS, DRAIN_SECONDS, DRAINS = 20, 10, 3
 
 
 class Edge:
@@ -135,6 +137,25 @@ def outage(edge, rate):
     return there, away
 
 
+def after_outage(edge, rate):
+    """An outage, then the broker is back while clients go on: (how many times as fast as they come the events are forwarded
+    that waited, p99 of clients until then, p99 of clients when all is forwarded)."""
+    edge.drain()
+    edge.broker(False)
+    edge.run(rate, OUTAGE_SECONDS)
+    waiting = edge.metric("openveil_edge_backlog_segments")
+    edge.broker(True)
+    clients = []
+    thread = threading.Thread(target=lambda: clients.append(edge.run(rate, DRAIN_SECONDS)))
+    thread.start()
+    wait_until("forwarding again", lambda: edge.metric("openveil_edge_backlog_segments") < waiting, 60, edge.process)
+    begin = time.monotonic()
+    wait_until("forwarding", lambda: edge.metric("openveil_edge_backlog_segments") <= 1, 60, edge.process)
+    seconds = time.monotonic() - begin
+    thread.join()
+    return (OUTAGE_SECONDS + seconds) / seconds, clients[0]["p99_ms"], edge.run(rate, DRAIN_SECONDS)["p99_ms"]
+
+
 def measure_all(edge, rate):
     figure("bytes_per_event_in_kafka", [bytes_per_event(edge)], "bytes")
     ours, single, ratio = [], [], []
@@ -149,6 +170,10 @@ def measure_all(edge, rate):
     figure("edge_p999_broker_there_ms", [there for there, _ in rounds], "ms")
     figure("edge_p999_broker_away_ms", [away for _, away in rounds], "ms")
     figure("edge_p999_outage_ratio", [away / there for there, away in rounds], "ratio")
+    drains = [after_outage(edge, rate) for _ in range(DRAINS)]
+    figure("edge_drain_vs_arrival", [ratio for ratio, _, _ in drains], "x")
+    figure("edge_p99_draining_ms", [draining for _, draining, _ in drains], "ms")
+    figure("edge_p99_drained_ms", [drained for _, _, drained in drains], "ms")
 
 
 def main(rate=OUTAGE_RATE):
