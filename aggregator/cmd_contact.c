@@ -198,19 +198,34 @@ static int erase_check(const struct config *config, const struct contact_named *
     return code;
 }
 
+static const char *const aof_words[] = {[CONSENT_AOF_OFF] = "none",
+                                        [CONSENT_AOF_ASKED] = "rewriting",
+                                        [CONSENT_AOF_BUSY] = "not-rewritten",
+                                        [CONSENT_AOF_REFUSED] = "not-rewritten"};
+static const char *const aof_notes[] = {
+    [CONSENT_AOF_OFF] = "Redis has no append-only file.",
+    [CONSENT_AOF_ASKED] = "Redis writes its append-only file anew now.",
+    [CONSENT_AOF_BUSY] = "Redis' append-only file still holds the changes, because another rewrite of it takes long:\n"
+                         "run redis-cli BGREWRITEAOF when that has ended.",
+    [CONSENT_AOF_REFUSED] = "Redis' append-only file, if it has one, still holds the changes: its user may not ask for a\n"
+                            "rewrite (+info +bgrewriteaof), or Redis cannot: run redis-cli BGREWRITEAOF there.",
+};
+
 static int erase_print(const struct config *config, const struct cli_values *values, const struct contact_erase *job) {
     char day[DAY_TEXT_SIZE];
     day_format(clock_today(&config->clock) + GONE_DAYS, day);
     if (cli_json(values)) {
-        printf("{\"tenant\":%" PRIu32 ",\"erased\":true,\"kept_objection\":%s,\"last_bytes_gone_by\":\"%s\"}\n", job->tenant,
-               job->keep_objection ? "true" : "false", day);
+        printf("{\"tenant\":%" PRIu32 ",\"erased\":true,\"kept_objection\":%s,\"redis_append_only_file\":\"%s\","
+               "\"last_bytes_gone_by\":\"%s\"}\n",
+               job->tenant, job->keep_objection ? "true" : "false", aof_words[job->aof], day);
         return 0;
     }
     printf("erased: last open, open windows, change stream, consent log%s\n",
            job->keep_objection ? "; one record stays: that the contact left" : ", consent record");
     printf("the last bytes in files are gone by %s (72 hours: snapshot of the journal, compaction in Kafka) while the\n"
-           "aggregator runs; openveil audit --retention watches it. Redis' own files and backups are yours to rewrite.\n",
-           day);
+           "aggregator runs; openveil audit --retention watches it. %s\n"
+           "Redis' snapshots, replicas' files and backups are yours to rewrite within that time.\n",
+           day, aof_notes[job->aof]);
     return 0;
 }
 
@@ -276,7 +291,9 @@ const struct cli_command cmd_contact_erase = {
     .description =
         "Withdraws first, so that edges and aggregators drop the contact at once, waits until an aggregator says that it\n"
         "has erased last open and windows, then forgets the contact in Redis and erases its content in the consent log,\n"
-        "where only hashes stay. At the end it looks everywhere whether anything is left.\n"
+        "where only hashes stay, and lets Redis write its change stream and its append-only file anew, which would keep\n"
+        "bytes of what was erased; the file only where its user may ask for that (+info +bgrewriteaof).\n"
+        "At the end it looks everywhere whether anything is left.\n"
         "Without --keep-objection nothing remembers that the contact said no: do not inform it again by an import.\n"
         "It can be run again at any time. Each run is logged as those of contact show are.\n\n"
         "Exit status: 0 erased; 1 something is left, or a failure; 69 Redis, Kafka or the aggregator did not answer: the\n"

@@ -32,9 +32,31 @@ static void take_applied(void *arg, const char *who, uint64_t epoch, int64_t uni
     }
 }
 
+// A wait that the caller is told of now and then.
+struct waiting {
+    int64_t began_ms, told_ms;
+};
+
+static struct waiting waiting_begin(void) {
+    int64_t now_ms = clock_monotonic_ms();
+    return (struct waiting){now_ms, now_ms};
+}
+
+static void waiting_tell(struct waiting *waiting, const struct contact_erase *erase, const char *what) {
+    int64_t now_ms = clock_monotonic_ms();
+    if (now_ms - waiting->told_ms < PROGRESS_MS)
+        return;
+    waiting->told_ms = now_ms;
+    erase->progress(what, (now_ms - waiting->began_ms) / 1000);
+}
+
+static bool waiting_over(const struct waiting *waiting, const struct contact_erase *erase) {
+    return clock_monotonic_ms() - waiting->began_ms >= (int64_t)erase->wait_s * 1000;
+}
+
 // Until the aggregator (where `erased`) and the log have reached `epoch`. A log that never said anything is empty.
 static int wait_for(const struct contact_erase *erase, uint64_t epoch, bool erased, struct err *err) {
-    int64_t began_ms = clock_monotonic_ms(), told_ms = began_ms;
+    struct waiting waiting = waiting_begin();
     for (;;) {
         struct reached reached = {0};
         int rc = consent_store_applied(erase->store, partition_here(erase), take_applied, &reached, err);
@@ -45,13 +67,9 @@ static int wait_for(const struct contact_erase *erase, uint64_t epoch, bool eras
         if (by_aggregator && by_log)
             return 0;
         const char *what = by_aggregator ? "the consent log" : "the aggregator";
-        int64_t now_ms = clock_monotonic_ms();
-        if (now_ms - began_ms >= (int64_t)erase->wait_s * 1000)
+        if (waiting_over(&waiting, erase))
             return err_set(err, ERR_AGAIN, "%s has not said in %" PRIu32 " s that it has gone on", what, erase->wait_s);
-        if (now_ms - told_ms >= PROGRESS_MS) {
-            told_ms = now_ms;
-            erase->progress(what, (now_ms - began_ms) / 1000);
-        }
+        waiting_tell(&waiting, erase, what);
         usleep(POLL_MS * 1000);
     }
 }
@@ -100,6 +118,23 @@ static int evidence_erase_all(struct contact_erase *erase, struct err *err) {
     return rc;
 }
 
+// What Redis keeps of what was forgotten up to `epoch`: in the nodes of its change stream, and in its append-only file.
+static int redis_rewrite(struct contact_erase *erase, uint64_t epoch, struct err *err) {
+    struct waiting waiting = waiting_begin();
+    int64_t rc;
+    while ((rc = consent_store_rewrite(erase->store, partition_here(erase), epoch, err)) > 0)
+        waiting_tell(&waiting, erase, "Redis to copy its change stream");
+    if (rc < 0)
+        return (int)rc;
+    for (waiting = waiting_begin();;) {
+        rc = consent_store_rewrite_aof(erase->store, partition_here(erase), &erase->aof, err);
+        if (rc != 0 || erase->aof != CONSENT_AOF_BUSY || waiting_over(&waiting, erase))
+            return (int)rc;
+        waiting_tell(&waiting, erase, "Redis to end a rewrite of its append-only file");
+        usleep(POLL_MS * 1000);
+    }
+}
+
 int contact_erase_run(struct contact_erase *erase, struct err *err) {
     struct consent_record record;
     uint64_t epoch = 0;
@@ -119,5 +154,5 @@ int contact_erase_run(struct contact_erase *erase, struct err *err) {
     // As the first and only change of a contact of whom nothing else is known.
     if (rc == 0 && erase->keep_objection)
         rc = change_make(erase, record.state, record.since, &epoch, err);
-    return rc;
+    return rc == 0 ? redis_rewrite(erase, (uint64_t)forgotten, err) : rc;
 }

@@ -15,11 +15,13 @@ struct contact_erase {
     uint32_t wait_s;     // for the aggregator, and for the log
     void (*progress)(const char *what, int64_t waited_s); // every few seconds of waiting
     uint64_t n_evidence; // out: lines of the log that lost their content now
+    enum consent_aof aof; // out: what became of Redis' append-only file
 };
 
 // Withdraws, waits until an aggregator says that it has erased what it holds, and until the log holds the withdrawal;
-// then forgets in Redis and erases in the log. ERR_AGAIN: nobody said so in time: the contact has left (it counts for
-// nothing), and erasing has to be begun again. ERR_UNREACHABLE, ERR_IO and others as those of the stores.
+// then forgets in Redis, erases in the log, and lets Redis write anew what keeps bytes of what was forgotten. ERR_AGAIN:
+// nobody said so in time: the contact has left (it counts for nothing), and erasing has to be begun again.
+// ERR_UNREACHABLE, ERR_IO and others as those of the stores.
 int contact_erase_run(struct contact_erase *erase, struct err *err) MUST_CHECK;
 
 #endif

@@ -1,11 +1,11 @@
 #!lua name=openveil
 -- The one door through which consent changes (openveil, FORMATS 4). A Redis Function runs to its end before anything
 -- else does, so a contact's record, the partition's epoch, the chained hash and the change stream move together.
--- Keys of partition p, all in one cluster slot: ov:{p}:meta, ov:{p}:bits, ov:{p}:changes, ov:{p}:notices,
--- ov:{p}:links, ov:{p}:applied, ov:{p}:c:<tenant>:<bucket>.
+-- Keys of partition p, all in one cluster slot: ov:{p}:meta, ov:{p}:bits, ov:{p}:changes, ov:{p}:changes.new,
+-- ov:{p}:notices, ov:{p}:links, ov:{p}:applied, ov:{p}:c:<tenant>:<bucket>.
 -- common/consent.c and common/consent_entry.c read what is written here; common/CONSENT.md shows how to call it.
 
-local VERSION = 3             -- of this library; CONSENT_LIBRARY_VERSION in common/consent_client.c
+local VERSION = 4             -- of this library; CONSENT_LIBRARY_VERSION in common/consent_client.c
 local SCHEMA = '1'            -- of the stored keys
 local RECORD_VERSION = 2
 local DAYS_FOLLOW = 8         -- in the record's second byte
@@ -13,6 +13,8 @@ local STREAM_LENGTH = 1000000 -- changes that the stream keeps; CONSENT_STREAM_K
 local CHANGES_MAX = 1000
 local APPLIED_LENGTH = 10000
 local FORGOTTEN_MAX = 500     -- entries of the stream that one call erases
+local REWRITTEN_STEP = 10000  -- entries of the stream that one call copies
+local REWRITE_LEFT_S = 3600   -- after which a copy that nobody goes on with is gone
 local LINKS_LOOKED_AT = 20    -- for one that has become useless, at each call that makes one
 local JOIN_GAP = 500000       -- epochs that a joined branch may be ahead of the log; less than STREAM_LENGTH
 local JOINS_MAX = 16
@@ -60,7 +62,8 @@ local function open_partition(key, mode)
         bits = {}}
     part.new = not meta[1]
     if part.new then
-        if redis.call('EXISTS', part.prefix .. 'changes', part.prefix .. 'bits', part.prefix .. 'notices') ~= 0 then
+        if redis.call('EXISTS', part.prefix .. 'changes', part.prefix .. 'changes.new', part.prefix .. 'bits',
+            part.prefix .. 'notices') ~= 0 then
             return nil, redis.error_reply('OVDAMAGED ' .. key .. ' is gone but its partition is not empty: repair it')
         end
         return part
@@ -690,6 +693,7 @@ local function erase_entry(part, id, tenant, pseudonym)
         .. entry.d .. ' ' .. entry.n .. ' ' .. entry.c) or '-'
     redis.call('HSET', part.prefix .. 'links', id:sub(1, -3) .. ':' .. entry.h, content)
     redis.call('XDEL', part.prefix .. 'changes', id)
+    redis.call('XDEL', part.prefix .. 'changes.new', id)
     return true
 end
 
@@ -742,6 +746,60 @@ local function openveil_forget(keys, args)
     drop_links(part)
     save_partition(part)
     return part.epoch
+end
+
+-- The copy takes the stream's place. What was trimmed from the stream meanwhile goes from the copy, too.
+local function rewrite_end(changes, copy)
+    local first = redis.call('XRANGE', changes, '-', '+', 'COUNT', 1)[1]
+    if not first then
+        redis.call('UNLINK', copy)
+        return
+    end
+    redis.call('PERSIST', copy)
+    redis.call('XTRIM', copy, 'MINID', first[1])
+    redis.call('RENAME', copy, changes)
+end
+
+-- FCALL openveil_rewrite 1 ov:{PARTITION}:meta MODE TODAY SINCE
+-- Redis keeps the bytes of an erased entry until all of the node that it lies in is trimmed. So this copies a part of the
+-- stream into a new one, and with the last part puts that in its place: 0 once such a copy was begun at the epoch SINCE or
+-- later, else a number above 0, and there is more to do; or a string that says why not. Calls go on with the copy under
+-- way, whoever began it: one that was begun too early is ended, for whom it is not, and another one begun.
+local function openveil_rewrite(keys, args)
+    local since = args[3] and integer(args[3], 0, 2 ^ 49)
+    if #keys ~= 1 or #args ~= 3 or not integer(args[2], 1, 65535) or not since then
+        return redis.error_reply('OVARGS one key, the mode, today and an epoch are needed')
+    end
+    local part, failure = open_partition(keys[1], args[1])
+    if not part then
+        return failure
+    elseif since > part.epoch then
+        return 'refused: the store has not reached that epoch'
+    end
+    local stored = redis.call('HMGET', part.key, 'rewriting', 'rewritten')
+    local begun, ended = stored[1] and tonumber(stored[1]), stored[2] and tonumber(stored[2])
+    if part.epoch == 0 or (ended and ended >= since) then
+        return 0
+    end
+    local changes, copy = part.prefix .. 'changes', part.prefix .. 'changes.new'
+    if not begun then
+        begun = part.epoch
+        redis.call('UNLINK', copy)
+        redis.call('HSET', part.key, 'rewriting', decimal(begun))
+    end
+    local last = redis.call('XREVRANGE', copy, '+', '-', 'COUNT', 1)[1]
+    local entries = redis.call('XRANGE', changes, last and '(' .. last[1] or '-', '+', 'COUNT', REWRITTEN_STEP)
+    for _, entry in ipairs(entries) do
+        redis.call('XADD', copy, entry[1], unpack(entry[2]))
+    end
+    if #entries == REWRITTEN_STEP then
+        redis.call('EXPIRE', copy, REWRITE_LEFT_S)
+        return 1
+    end
+    rewrite_end(changes, copy)
+    redis.call('HSET', part.key, 'rewritten', decimal(begun))
+    redis.call('HDEL', part.key, 'rewriting')
+    return begun >= since and 0 or 1
 end
 
 -- FCALL openveil_applied 1 ov:{PARTITION}:meta MODE TODAY WHO EPOCH
@@ -833,6 +891,7 @@ redis.register_function('openveil_set', openveil_set)
 redis.register_function('openveil_apply', openveil_apply)
 redis.register_function('openveil_enter', openveil_enter)
 redis.register_function('openveil_forget', openveil_forget)
+redis.register_function('openveil_rewrite', openveil_rewrite)
 redis.register_function('openveil_applied', openveil_applied)
 redis.register_function('openveil_join', openveil_join)
 redis.register_function('openveil_joined', openveil_joined)

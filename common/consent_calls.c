@@ -118,3 +118,9 @@ int consent_client_tenants(struct consent_client *client, uint32_t partition, co
         .kind = JOB_READ, .read = READ_TENANTS, .partition = partition, .each_tenant = each, .done = done, .arg = arg};
     return job_add(client, &job);
 }
+
+int consent_client_rewrite_aof(struct consent_client *client, uint32_t partition, enum consent_aof *aof,
+                               consent_done_fn done, void *arg) {
+    struct consent_job job = {.kind = JOB_AOF, .partition = partition, .aof = aof, .done = done, .arg = arg};
+    return job_add(client, &job);
+}

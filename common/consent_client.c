@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <uv.h>
 
-#define CONSENT_LIBRARY_VERSION 3
+#define CONSENT_LIBRARY_VERSION 4
 #define JOBS_ACTIVE_MAX 8u
 #define TICKS_TO_EXPIRE 4u
 #define PROBLEM_SIZE 400
@@ -122,6 +122,8 @@ static void job_begin(struct consent_client *client, struct consent_job *job) {
         consent_lookup_begin(job);
     else if (job->kind == JOB_READ)
         consent_read_begin(job);
+    else if (job->kind == JOB_AOF)
+        consent_aof_begin(job);
     else
         consent_change_begin(job);
 }

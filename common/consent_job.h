@@ -1,6 +1,6 @@
 // Inside of the consent client, shared by common/consent_client.c (connection, queue, delivery), consent_calls.c (jobs),
-// and what a job says to Redis: consent_lookup.c (a look-up or scan), consent_change.c (a change) and consent_read.c
-// (reading the streams). Nobody else includes this.
+// and what a job says to Redis: consent_lookup.c (a look-up or scan), consent_change.c (a change), consent_read.c
+// (reading the streams) and consent_aof.c (Redis' append-only file). Nobody else includes this.
 #ifndef OPENVEIL_CONSENT_JOB_H
 #define OPENVEIL_CONSENT_JOB_H
 
@@ -14,7 +14,7 @@
 #define CONSENT_STREAM_KEEPS 1000000u
 #define CONSENT_SCHEMA "1"
 
-enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE, JOB_CALL, JOB_READ };
+enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE, JOB_CALL, JOB_READ, JOB_AOF };
 enum read_kind { READ_STAMP, READ_ENTRIES, READ_APPLIED, READ_TENANTS };
 enum job_step { STEP_OPENING, STEP_BUCKETS, STEP_CLOSING };
 
@@ -87,6 +87,7 @@ struct consent_job {
     consent_entry_fn each_entry;
     consent_applied_fn each_applied;
     consent_tenant_fn each_tenant;
+    enum consent_aof *aof; // JOB_AOF; the caller's
 };
 
 // Queues a copy of the job, or says why not: ERR_LIMIT, ERR_NOMEM, ERR_UNREACHABLE (the client is being freed).
@@ -95,6 +96,7 @@ int job_add(struct consent_client *client, const struct consent_job *model) MUST
 void consent_lookup_begin(struct consent_job *job);
 void consent_change_begin(struct consent_job *job);
 void consent_read_begin(struct consent_job *job);
+void consent_aof_begin(struct consent_job *job);
 // Sorted items and tenants of a look-up; ERR_NOMEM.
 int consent_lookup_prepare(struct consent_job *job) MUST_CHECK;
 

@@ -439,6 +439,19 @@ int64_t consent_store_forget(struct consent_store *store, uint32_t tenant, uint6
     return rc;
 }
 
+int64_t consent_store_rewrite(struct consent_store *store, uint32_t partition, uint64_t since, struct err *err) {
+    char epoch[24];
+    snprintf(epoch, sizeof epoch, "%" PRIu64, since);
+    struct consent_call call = {.function = "openveil_rewrite", .words = {epoch}, .n_words = 1};
+    return store_call(store, partition, &call, err);
+}
+
+int consent_store_rewrite_aof(struct consent_store *store, uint32_t partition, enum consent_aof *aof, struct err *err) {
+    store->status = 0;
+    store_made(store, consent_client_rewrite_aof(store->client, partition, aof, on_done, store));
+    return store_settle(store, err);
+}
+
 struct listing {
     struct consent_store *store;
     struct consent_notice *notices;

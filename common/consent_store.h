@@ -67,6 +67,19 @@ int64_t consent_store_rebucket(struct consent_store *store, uint32_t tenant, uin
 // and the content of its changes in the stream, where the chain's hashes stay. The receipt, or a negative ERR_*.
 int64_t consent_store_forget(struct consent_store *store, uint32_t tenant, uint64_t pseudonym, bool keep_left,
                              struct err *err) MUST_CHECK;
+// One step of copying the change stream, so that no byte stays of what was forgotten up to `since`, a receipt: 0 once that
+// is so, above 0 while there is more to do, or a negative ERR_*.
+int64_t consent_store_rewrite(struct consent_store *store, uint32_t partition, uint64_t since,
+                              struct err *err) MUST_CHECK;
+// Asks the partition's server to write its append-only file anew, where it has one; it does so after this has returned.
+enum consent_aof {
+    CONSENT_AOF_OFF,     // it has none
+    CONSENT_AOF_ASKED,
+    CONSENT_AOF_BUSY,    // it writes one already, which was begun before: ask again
+    CONSENT_AOF_REFUSED, // as a rule because the user may not
+};
+int consent_store_rewrite_aof(struct consent_store *store, uint32_t partition, enum consent_aof *aof,
+                              struct err *err) MUST_CHECK;
 typedef void (*consent_entry_fn)(void *arg, const struct consent_entry *entry);
 typedef void (*consent_applied_fn)(void *arg, const char *who, uint64_t epoch, int64_t unix_ms);
 // The blocking forms of consent_client_stamp, _read_applied, _tenants and _entries, of which this one gives all there are.
@@ -162,6 +175,9 @@ struct consent_call {
 };
 int consent_client_call(struct consent_client *client, uint32_t partition, struct consent_call *call, uint32_t today,
                         consent_done_fn done, void *arg) MUST_CHECK;
+// As consent_store_rewrite_aof; `aof` stays the caller's until `done`. No stamp.
+int consent_client_rewrite_aof(struct consent_client *client, uint32_t partition, enum consent_aof *aof,
+                               consent_done_fn done, void *arg) MUST_CHECK;
 // Remembers in Redis that `who` (`log`, `edge/<id>`, `aggregator/<id>`; copied) has applied all changes up to `epoch`.
 #define CONSENT_WHO_MAX 79
 int consent_client_applied(struct consent_client *client, uint32_t partition, const char *who, uint64_t epoch,

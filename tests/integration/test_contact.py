@@ -65,8 +65,8 @@ class Contact(unittest.TestCase):
         return text
 
     def files_with(self, pseudonym):
-        """Files below the directory that hold the pseudonym: its bytes, or as hex."""
-        raw, words = bytes.fromhex(pseudonym), (pseudonym.encode(), pseudonym.upper().encode())
+        """Files below the directory that hold the pseudonym: its bytes (in a bucket of Redis without the first), or as hex."""
+        raw, words = bytes.fromhex(pseudonym)[1:], (pseudonym.encode(), pseudonym.upper().encode())
         found = set()
         for path, _, names in os.walk(self.dir):
             for name in names:
@@ -82,6 +82,12 @@ class Contact(unittest.TestCase):
     def redis_says(self, *words):
         done = subprocess.run(["redis-cli", "-p", str(self.stack.redis_port), *words], capture_output=True, check=True)
         return done.stdout.decode()
+
+    def redis_rewrites(self):
+        """What Redis would have on disk for good: a snapshot, and its append-only file written anew."""
+        self.redis_says("SAVE")
+        self.redis_says("BGREWRITEAOF")
+        wait_until("Redis' files", lambda: "rewrite_in_progress:0" in self.redis_says("INFO", "persistence"), 20)
 
     def redis_keys_with(self, pseudonym):
         """Redis' keys that hold the pseudonym, or what a bucket's field leaves of it."""
@@ -102,6 +108,7 @@ class Contact(unittest.TestCase):
 
     def test_everything_is_shown_and_erased(self):
         gone, stays, last = CONTACTS
+        self.redis_says("CONFIG", "SET", "rdbcompression", "no")
         self.opened(stays)
         shown = self.opened(gone)
         pseudonym = shown["pseudonym"]
@@ -115,6 +122,8 @@ class Contact(unittest.TestCase):
         wait_until("the log", lambda: self.show(gone)["consent_log"] == [change], 20)
         self.assertIn("state", self.files_with(pseudonym))
         self.assertTrue(self.redis_keys_with(pseudonym))
+        self.redis_rewrites()
+        self.assertIn("redis", self.files_with(pseudonym))
         text = self.stack.cli("contact", "show", "--tenant", TENANT, "--pseudonym", pseudonym)
         for word in (DAY, BEFORE, "informed", "n1", "gmail", "not held"):
             self.assertIn(word, text)
@@ -122,6 +131,12 @@ class Contact(unittest.TestCase):
 
         text = self.erase(gone)
         self.assertIn("2026-11-30", text)
+        self.assertIn("writes its append-only file anew", text)
+        os.remove(self.stack.path("redis", "dump.rdb"))
+        wait_until("Redis' own rewrite", lambda: "redis" not in self.files_with(pseudonym), 20)
+        self.redis_rewrites()
+        self.assertNotIn("redis", self.files_with(pseudonym))
+        self.assertIn("redis", self.files_with(kept["pseudonym"]))
         empty = self.show(gone)
         self.assertEqual(empty["consent"]["state"], "unknown")
         self.assertEqual([empty[key] for key in ("last_open", "open_windows", "change_stream", "consent_log")],
@@ -134,8 +149,7 @@ class Contact(unittest.TestCase):
         self.opened(last)
         self.stack.processes["openveil-aggregator"].stop()
         self.grow_old()
-        # Redis keeps what was deleted from a stream until the entries around it go, too; nobody can read it there.
-        wait_until("the files", lambda: self.files_with(pseudonym) <= {"redis"}, 20)
+        wait_until("the files", lambda: not self.files_with(pseudonym), 20)
         self.assertIn("state", self.files_with(kept["pseudonym"]))
         self.stack.start_aggregator()
         self.assertEqual(self.show(stays), kept)
@@ -153,6 +167,32 @@ class Contact(unittest.TestCase):
         self.assertEqual((shown["consent"]["state"], shown["consent"]["since"]), ("objected", DAY))
         self.assertEqual([shown["last_open"], shown["open_windows"]], [None, []])
         self.assertEqual([entry["state"] for entry in shown["change_stream"]], ["objected"])
+
+    def test_redis_may_refuse_to_rewrite_its_file(self):
+        """It is said, and the rest is done; without a file there is nothing to say."""
+        self.redis_says("ACL", "SETUSER", "default", "-bgrewriteaof")
+        text = self.erase(CONTACTS[0])
+        self.assertIn("+info +bgrewriteaof", text)
+        self.assertEqual(self.show(CONTACTS[0])["consent"]["state"], "unknown")
+        self.redis_says("ACL", "SETUSER", "default", "+bgrewriteaof", "-info")
+        self.assertIn('"redis_append_only_file":"not-rewritten"', self.erase(CONTACTS[1], "--json"))
+        self.redis_says("ACL", "SETUSER", "default", "+info")
+        self.assertIn('"redis_append_only_file":"rewriting"', self.erase(CONTACTS[1], "--json"))
+        self.redis_says("CONFIG", "SET", "appendonly", "no")
+        self.assertIn("no append-only file", self.erase(CONTACTS[1]))
+
+    def test_the_least_rights_do(self):
+        """Those of common/CONSENT.md."""
+        rights = ("+fcall +function|load +hmget +hget +hset +hgetall +exists +xrange +xread +xadd +hlen +hdel +hrandfield "
+                  "+unlink +xdel +xrevrange +xtrim +expire +persist +rename +info +bgrewriteaof")
+        self.redis_says("ACL", "SETUSER", "tool", "on", ">secret", "~ov:*", *rights.split())
+        with open(self.stack.path("password"), "w", encoding="ascii") as out:
+            out.write("secret\n")
+        os.chmod(self.stack.path("password"), 0o600)
+        self.stack.extra["redis"] = {"username": "tool", "password_file": self.stack.path("password")}
+        self.stack.write_config()
+        self.opened(CONTACTS[0])
+        self.assertIn("writes its append-only file anew", self.erase(CONTACTS[0]))
 
     def test_without_an_aggregator_nothing_is_said_to_be_erased(self):
         contact = CONTACTS[0]

@@ -237,6 +237,8 @@ class Cluster(World, unittest.TestCase):
         self.configure({"address": self.nodes[0].address, "cluster": "yes"})
         counted = self.run_pipeline()
         self.assertGreater(sum(node.call("DBSIZE") > 0 for node in self.nodes), 1)
+        self.stack.cli("contact", "erase", "--tenant", "7", "contact-101")
+        self.assertIn("unknown", self.state(7, "contact-101"))
         slot = self.nodes[0].call("CLUSTER", "KEYSLOT", "ov:{0}:meta")
         self.move(slot, next(node for node in self.nodes if node is not self.node_of(slot)))
         self.consent(7, "contact-102", "withdrawn")

@@ -3,6 +3,8 @@
 #include "common/consent_notice.h"
 #include "tests/consent_fixture.h"
 
+#include <inttypes.h>
+
 #define SET_MAX 6
 #define DAYS 5u
 #define FIRST_DAY 19000u
@@ -277,6 +279,135 @@ static void who_has_applied_what(void **unused) {
     consent_store_close(store);
 }
 
+// ---- what Redis keeps of whom it forgot -----------------------------------------------------------------------------
+#define MANY 12000u // more than one step copies
+
+static long long redis_number(const char *command) {
+    redisContext *redis = redis_server_connect(&server);
+    assert_non_null(redis);
+    redisReply *reply = redisCommand(redis, command);
+    assert_non_null(reply);
+    assert_int_equal(reply->type, REDIS_REPLY_INTEGER);
+    long long number = reply->integer;
+    freeReplyObject(reply);
+    redisFree(redis);
+    return number;
+}
+
+// Whether Redis' files would hold the pseudonym for the stream.
+static bool stream_keeps(uint64_t pseudonym) {
+    char who[17];
+    redisContext *redis = redis_server_connect(&server);
+    assert_non_null(redis);
+    redisReply *reply = redisCommand(redis, "DUMP ov:{0}:changes");
+    assert_non_null(reply);
+    assert_int_equal(reply->type, REDIS_REPLY_STRING);
+    snprintf(who, sizeof who, "%016" PRIx64, pseudonym);
+    bool keeps = memmem(reply->str, reply->len, who, strlen(who)) != NULL;
+    freeReplyObject(reply);
+    redisFree(redis);
+    return keeps;
+}
+
+struct counted {
+    size_t n;
+    uint64_t epoch, first;
+};
+
+static void on_counted(void *arg, const struct consent_entry *entry) {
+    struct counted *counted = arg;
+    assert_true(entry->epoch > counted->epoch);
+    counted->first = counted->n++ == 0 ? entry->epoch : counted->first;
+    counted->epoch = entry->epoch;
+}
+
+static struct counted count_entries(struct consent_store *store) {
+    struct counted counted = {0};
+    struct err err = {""};
+    assert_int_equal(consent_store_entries(store, 0, 0, on_counted, &counted, &err), 0);
+    return counted;
+}
+
+static void rewrite_to_the_end(struct consent_store *store, int64_t since) {
+    struct err err = {""};
+    int64_t left;
+    while ((left = consent_store_rewrite(store, 0, (uint64_t)since, &err)) > 0)
+        continue;
+    assert_int_equal(left, 0);
+    assert_int_equal(redis_number("EXISTS ov:{0}:changes.new"), 0);
+    assert_int_equal(redis_number("TTL ov:{0}:changes"), -1);
+}
+
+// Contact 5 at both ends, and 100 to 100 + MANY - 1 between.
+static void grant_many(struct consent_store *store) {
+    struct err err = {""};
+    struct consent_change *changes = calloc(MANY, sizeof *changes);
+    assert_non_null(changes);
+    redis_do("CONFIG SET rdbcompression no");
+    apply_one(store, change_of(7, 5, CONSENT_GRANTED, FIRST_DAY, "v1"));
+    for (uint32_t i = 0; i < MANY; i++)
+        changes[i] = change_of(7, 100 + i, CONSENT_GRANTED, FIRST_DAY, "v1");
+    assert_int_equal(consent_store_apply(store, changes, MANY, &err), 0);
+    apply_one(store, change_of(7, 5, CONSENT_WITHDRAWN, FIRST_DAY, "v1"));
+    free(changes);
+}
+
+static void no_byte_stays_of_who_was_forgotten(void **unused) {
+    (void)unused;
+    struct consent_store *store = store_open();
+    struct err err = {""};
+    assert_int_equal(consent_store_rewrite(store, 0, 0, &err), 0); // of nothing
+    grant_many(store);
+    int64_t forgotten = consent_store_forget(store, 7, 5, false, &err);
+    assert_int_equal(forgotten, MANY + 3);
+    assert_true(stream_keeps(5));
+    assert_int_equal(consent_store_rewrite(store, 0, (uint64_t)forgotten + 1, &err), ERR_REFUSED);
+    // A copy that was lost is begun again; meanwhile contacts come, and go from both sides of what is copied.
+    assert_int_equal(consent_store_rewrite(store, 0, (uint64_t)forgotten, &err), 1);
+    redis_do("DEL ov:{0}:changes.new");
+    assert_int_equal(consent_store_rewrite(store, 0, (uint64_t)forgotten, &err), 1);
+    assert_true(redis_number("TTL ov:{0}:changes.new") > 0);
+    apply_one(store, change_of(7, 6, CONSENT_GRANTED, FIRST_DAY, "v1"));
+    assert_true(consent_store_forget(store, 7, 101, false, &err) > forgotten);
+    int64_t later = consent_store_forget(store, 7, 99 + MANY, false, &err);
+    struct counted before = count_entries(store), after;
+    rewrite_to_the_end(store, forgotten);
+    after = count_entries(store);
+    assert_int_equal(before.n, (size_t)later - 4);
+    assert_memory_equal(&after, &before, sizeof after);
+    assert_false(stream_keeps(5));
+    assert_true(stream_keeps(6) && stream_keeps(100) && stream_keeps(101)); // 101 went after the copy was begun
+    rewrite_to_the_end(store, later);
+    after = count_entries(store);
+    assert_memory_equal(&after, &before, sizeof after);
+    assert_false(stream_keeps(101) || stream_keeps(99 + MANY));
+    assert_true(stream_keeps(6) && stream_keeps(100));
+    // The store leads on, and so do its changes.
+    assert_int_equal(apply_one(store, change_of(7, 6, CONSENT_WITHDRAWN, FIRST_DAY, "v1")), later + 1);
+    assert_int_equal(count_entries(store).n, before.n + 1);
+    consent_store_close(store);
+}
+
+static void what_is_trimmed_meanwhile_does_not_come_back(void **unused) {
+    (void)unused;
+    struct consent_store *store = store_open();
+    struct err err = {""};
+    grant_many(store);
+    assert_int_equal(consent_store_rewrite(store, 0, MANY, &err), 1);
+    redis_do("XTRIM ov:{0}:changes MAXLEN 100");
+    struct counted before = count_entries(store), after;
+    rewrite_to_the_end(store, MANY);
+    after = count_entries(store);
+    assert_int_equal(before.n, 100);
+    assert_memory_equal(&after, &before, sizeof after);
+    assert_int_equal(consent_store_rewrite(store, 0, MANY, &err), 0); // done already, whoever asks
+    apply_one(store, change_of(7, 6, CONSENT_GRANTED, FIRST_DAY, "v1"));
+    redis_do("XTRIM ov:{0}:changes MAXLEN 0");
+    rewrite_to_the_end(store, MANY + 3);
+    assert_int_equal(apply_one(store, change_of(7, 6, CONSENT_WITHDRAWN, FIRST_DAY, "v1")), MANY + 4);
+    consent_store_close(store);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(any_order_leads_to_the_same_record, fresh),
@@ -284,6 +415,8 @@ int main(void) {
         cmocka_unit_test_setup(ids_and_receipts, fresh),
         cmocka_unit_test_setup(a_forgotten_contact_leaves_only_the_chain, fresh),
         cmocka_unit_test_setup(who_has_applied_what, fresh),
+        cmocka_unit_test_setup(no_byte_stays_of_who_was_forgotten, fresh),
+        cmocka_unit_test_setup(what_is_trimmed_meanwhile_does_not_come_back, fresh),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

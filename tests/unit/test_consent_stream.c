@@ -233,6 +233,29 @@ static void goes_on_after_redis_was_away(void **state) {
     told_end(&told);
 }
 
+static void a_copy_in_the_streams_place_is_no_gap(void **state) {
+    (void)state;
+    struct told told;
+    struct err err = {""};
+    struct consent_store *store = store_open();
+    leave(1, 3);
+    told_begin(&told);
+    consent_stream_follow(told.stream, 0, 0);
+    wait_for(&told, &told.n_level, 1);
+    for (uint64_t i = 4; i < 12; i++) {
+        run_for(&told, 30); // it waits in XREAD
+        assert_int_equal(consent_store_rewrite(store, 0, i - 1, &err), 0);
+        if (i % 2 == 0)
+            run_for(&told, 10);
+        assert_int_equal(apply_one(store, change_of(TENANT, i, CONSENT_WITHDRAWN, 20000, "-")), i);
+        wait_for(&told, &told.n_entries, i);
+        assert_int_equal(told.entries[i - 1].epoch, i);
+    }
+    assert_int_equal(told.n_gaps + told.n_lost + told.n_behind, 0);
+    consent_store_close(store);
+    told_end(&told);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(entries_come_in_order_with_what_they_say, fresh),
@@ -241,6 +264,7 @@ int main(void) {
         cmocka_unit_test_setup(a_refused_entry_comes_again, fresh),
         cmocka_unit_test_setup(a_store_that_stands_lower_is_told, fresh),
         cmocka_unit_test_setup(goes_on_after_redis_was_away, fresh),
+        cmocka_unit_test_setup(a_copy_in_the_streams_place_is_no_gap, fresh),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -7,7 +7,7 @@
 #include <pthread.h>
 
 #define PLACE "*1\r\n$-1\r\n"
-#define VERSION ":3\r\n"
+#define VERSION ":4\r\n"
 #define STIRRED ":1\r\n"
 #define PLACE "*1\r\n$-1\r\n"
 #define HASH "$40\r\n00112233445566778899aabbccddeeff00112233\r\n"

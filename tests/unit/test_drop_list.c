@@ -90,6 +90,14 @@ static void scan_and_stream(void **state) {
     assert_in_range(wait_holds(9, 1, true), 0, 1000);
     assert_true(in_use());
     assert_in_range(drop_list_facts(list).age_ms, 0, 1500);
+
+    // A copy of the stream in its place (openveil contact erase) is followed as the stream was, without a scan.
+    uint32_t partition = partition_of(TENANT, PARTITIONS);
+    int64_t since = apply_one(store, change_of(TENANT, 1, CONSENT_GRANTED, DAY + 1, "v2"));
+    assert_int_equal(consent_store_rewrite(store, partition, (uint64_t)since, &err), 0);
+    set_state(TENANT, 1, CONSENT_WITHDRAWN, DAY + 1);
+    assert_in_range(wait_holds(TENANT, 1, true), 0, 1000);
+    assert_true(in_use());
 }
 
 static void no_redis_no_list(void **state) {
