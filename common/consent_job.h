@@ -11,7 +11,7 @@
 #include <hiredis/hiredis.h>
 
 // Changes that the stream always keeps (common/consent.lua): within it, continuity can be proved.
-#define CONSENT_STREAM_KEEPS 1000000u
+#define CONSENT_STREAM_KEEPS 250000u
 #define CONSENT_SCHEMA "1"
 
 enum job_kind { JOB_LOOKUP, JOB_SCAN, JOB_APPLY, JOB_SIZE, JOB_CALL, JOB_READ, JOB_AOF };

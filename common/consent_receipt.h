@@ -28,7 +28,7 @@ int consent_receipt_wait(struct consent_store *store, uint32_t partition, struct
                          struct err *err) MUST_CHECK;
 // Waits while a log that is at work has more than RECEIPT_LOG_BEHIND changes up to `epoch` before it, so that the change
 // stream is not trimmed before the log has them. 0; ERR_AGAIN where the log has not moved for RECEIPT_LOG_STILL_MS.
-#define RECEIPT_LOG_BEHIND 400000u
+#define RECEIPT_LOG_BEHIND 100000u
 #define RECEIPT_LOG_STILL_MS 30000
 int consent_receipt_pace(struct consent_store *store, uint32_t partition, uint64_t epoch, struct err *err) MUST_CHECK;
 

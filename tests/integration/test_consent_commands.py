@@ -287,6 +287,7 @@ class ConsentCommands(unittest.TestCase):
         self.be_patient()
         n = 260000
         self.import_lines([f"contact-{i}\tgranted\t{day(9)}\tv1\n" for i in range(n)])
+        self.assertEqual(self.redis.call("XLEN", "ov:{0}:changes") // 1000, 250, "what the change stream keeps")
         self.assertEqual(self.step(12), n, "as it is")
         self.assertIn("too few bits", self.step(8))
         self.assertIn("20", self.step(21))
