@@ -277,10 +277,12 @@ void leave_committed(struct partition *partition) {
 // The partition may have gone and come back meanwhile: nothing but the engine is held.
 static void on_told(void *arg, int status, const struct consent_stamp *stamp) {
     struct partition *partition = arg;
-    (void)status; // one that did not arrive is followed by the next
     (void)stamp;
-    if (partition->leavers != NULL)
-        partition->leavers->telling = false;
+    if (partition->leavers == NULL)
+        return;
+    partition->leavers->telling = false;
+    if (status != 0)
+        partition->leavers->told = 0; // again: there may be no next change for a long time
 }
 
 void leave_tell(struct partition *partition) {

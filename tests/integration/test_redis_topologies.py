@@ -247,6 +247,9 @@ class Cluster(World, unittest.TestCase):
         self.open(1, 103, 153)
         wait_until("counted after the move", lambda: self.counted() == counted + 100, 20)
         wait_until("the drop list", lambda: self.edge_metric("openveil_edge_drop_list_in_use 1\n"), 20)
+        # The aggregator's report of it went to the node that no longer has the slot, and comes again.
+        self.stack.cli("contact", "erase", "--tenant", "7", "--wait", "20", "contact-102")
+        self.assertIn("unknown", self.state(7, "contact-102"))
 
     def test_without_saying_so(self):
         self.configure({"address": self.nodes[0].address})
