@@ -72,13 +72,11 @@ static void stream_key(char key[STREAM_KEY_SIZE], uint32_t partition, const char
 
 // An answer is in: false where it needs no look, because the connection ended or ends with it.
 static bool reader_answer(struct reader *reader, const redisReply *reply) {
-    char why[300];
     if (reply == NULL || reader->stream->freed)
         return false;
     if (reply->type != REDIS_REPLY_ERROR)
         return true;
-    snprintf(why, sizeof why, "Redis does not let the changes be followed: %.200s", reply->str);
-    redis_link_drop(reader->link, why);
+    redis_link_drop(reader->link, "Redis does not let the changes be followed: %.200s", reply->str);
     return false;
 }
 

@@ -227,7 +227,7 @@ void job_fail_drop(struct consent_job *job, const char *format, ...) {
     va_end(args);
     bool last = job->outstanding == 0;
     job->status = ERR_UNREACHABLE;
-    redis_link_drop(job->link, why);
+    redis_link_drop(job->link, "%s", why);
     if (last)
         job_finish(job);
 }
@@ -262,10 +262,8 @@ static void expire_start(struct consent_client *client) {
 
 // ---- the connections and the Function library -----------------------------------------------------------------------
 static void drop_for(struct server *server, const char *what, const redisReply *reply) {
-    char why[PROBLEM_SIZE];
-    snprintf(why, sizeof why, "%s: %.200s", what,
-             reply->type == REDIS_REPLY_ERROR ? reply->str : "it answers with something else");
-    redis_link_drop(server->link, why);
+    redis_link_drop(server->link, "%s: %.200s", what,
+                    reply->type == REDIS_REPLY_ERROR ? reply->str : "it answers with something else");
 }
 
 static void on_stirred(void *arg, const redisReply *reply) {

@@ -18,7 +18,6 @@
 #define ENTRIES_A_READ 8192u // of all partitions together
 #define ENTRIES_A_STREAM_MIN 8u
 #define CLUSTER_BLOCK_MS 20
-#define WHY_SIZE 400
 
 enum step { STEP_CHECK, STEP_LIST, STEP_SCAN, STEP_LIST_AGAIN, STEP_TAIL };
 
@@ -62,22 +61,11 @@ static void check_begin(struct cycle *cycle);
 static void list_begin(struct cycle *cycle, enum step step);
 static void tail_begin(struct cycle *cycle);
 
-// What Redis said cannot be followed. The connection is begun again, after a growing pause.
-static void cycle_drop(struct cycle *cycle, const char *format, ...) PRINTF_LIKE(2, 3);
-static void cycle_drop(struct cycle *cycle, const char *format, ...) {
-    char why[WHY_SIZE];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why, sizeof why, format, args);
-    va_end(args);
-    redis_link_drop(cycle->link, why);
-}
-
 // False where the link is gone: the step ends with it.
 static bool cycle_send(struct cycle *cycle, const struct redis_arg *args, size_t n, redis_reply_fn fn) {
     if (redis_link_send(cycle->link, args, n, fn, cycle) == 0)
         return true;
-    cycle_drop(cycle, "a command for Redis does not fit the queue");
+    redis_link_drop(cycle->link, "a command for Redis does not fit the queue");
     return false;
 }
 
@@ -86,7 +74,7 @@ static bool cycle_answer(struct cycle *cycle, const redisReply *reply) {
     if (reply == NULL || cycle->follow->freed)
         return false;
     if (reply->type == REDIS_REPLY_ERROR) {
-        cycle_drop(cycle, "Redis does not let the changes be followed: %.200s", reply->str);
+        redis_link_drop(cycle->link, "Redis does not let the changes be followed: %.200s", reply->str);
         return false;
     }
     return true;
@@ -157,8 +145,8 @@ static void on_check(void *arg, const redisReply *reply) {
     uint32_t partition = cycle->mine[cycle->answered / 2];
     if (cycle->answered++ % 2 == 0) {
         if (!read_meta(cycle, partition, reply)) {
-            cycle_drop(cycle, "the meta data of partition %" PRIu32 " in Redis is damaged or not for this mode",
-                        partition);
+            redis_link_drop(cycle->link, "the meta data of partition %" PRIu32 " in Redis is damaged or not for this mode",
+                            partition);
             return;
         }
     } else if (cycle_holds(cycle) &&
@@ -236,7 +224,7 @@ static void on_list(void *arg, const redisReply *reply) {
     CHECK(cycle->step == STEP_LIST || cycle->step == STEP_LIST_AGAIN);
     uint32_t partition = cycle->mine[cycle->answered++];
     if (!list_read(cycle, partition, reply))
-        cycle_drop(cycle, "the layout of partition %" PRIu32 " in Redis cannot be read", partition);
+        redis_link_drop(cycle->link, "the layout of partition %" PRIu32 " in Redis cannot be read", partition);
     else if (cycle->answered == cycle->n_mine)
         list_done(cycle);
     else
@@ -291,7 +279,7 @@ static void on_bucket(void *arg, const redisReply *reply) {
     if (bucket_read(cycle, reply))
         scan_send(cycle);
     else
-        cycle_drop(cycle, "a bucket in Redis holds what openveil did not write");
+        redis_link_drop(cycle->link, "a bucket in Redis holds what openveil did not write");
 }
 
 static void scan_send(struct cycle *cycle) {
@@ -406,7 +394,7 @@ static bool read_send(struct cycle *cycle, const uint32_t *partitions, size_t n_
     char count[24], block[24];
     bool sent = false;
     if (texts == NULL || args == NULL) {
-        cycle_drop(cycle, "out of memory to follow the changes");
+        redis_link_drop(cycle->link, "out of memory to follow the changes");
         goto done;
     }
     snprintf(count, sizeof count, "%zu", entries_a_stream(cycle));

@@ -374,12 +374,9 @@ static void resolve_abandon(struct redis_link *link) {
     link->resolve = NULL;
 }
 
-static void link_down(struct redis_link *link, const char *format, ...) {
+static void link_down_text(struct redis_link *link, const char *format, va_list args) {
     char why[WHY_SIZE];
-    va_list args;
-    va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
-    va_end(args);
     struct conn *conn = link->conn;
     link->conn = NULL;
     resolve_abandon(link);
@@ -390,6 +387,13 @@ static void link_down(struct redis_link *link, const char *format, ...) {
     link->hooks.down(link->hooks.arg, why);
     if (conn != NULL)
         conn_abandon(conn);
+}
+
+static void link_down(struct redis_link *link, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    link_down_text(link, format, args);
+    va_end(args);
 }
 
 // ---- set-up ---------------------------------------------------------------------------------------------------------
@@ -498,9 +502,13 @@ int redis_link_send(struct redis_link *link, const struct redis_arg *args, size_
     return link_send(link, args, n_args, fn, arg);
 }
 
-void redis_link_drop(struct redis_link *link, const char *why) {
-    if (link->conn != NULL)
-        link_down(link, "%s", why);
+void redis_link_drop(struct redis_link *link, const char *format, ...) {
+    if (link->conn == NULL)
+        return;
+    va_list args;
+    va_start(args, format);
+    link_down_text(link, format, args);
+    va_end(args);
 }
 
 int redis_link_aim(struct redis_link *link, const char *address) {

@@ -56,8 +56,8 @@ void redis_link_free(struct redis_link *link);
 // beyond REDIS_PENDING_MAX commands or REDIS_OUTPUT_MAX bytes, ERR_NOMEM.
 int redis_link_send(struct redis_link *link, const struct redis_arg *args, size_t n_args, redis_reply_fn fn, void *arg)
     MUST_CHECK;
-// Ends the connection, for an answer that cannot be right, and begins again after a pause.
-void redis_link_drop(struct redis_link *link, const char *why);
+// Ends the connection, for an answer that cannot be right, and begins again after a pause; says why, in a sentence.
+void redis_link_drop(struct redis_link *link, const char *format, ...) PRINTF_LIKE(2, 3);
 // From now on the server is at `address` (host:port); what is connected elsewhere ends. ERR_INVALID: not an address.
 int redis_link_aim(struct redis_link *link, const char *address) MUST_CHECK;
 // The host of the server that was tried last; empty for a socket's path.

@@ -9,7 +9,6 @@
 
 #define SCOUT_MS 1000
 #define SCOUT_TIMEOUT_MS_MIN 100
-#define WHY_SIZE 400
 #define CLUSTER_SLOTS 16384
 
 enum topology { LISTED, SENTINELS, CLUSTER };
@@ -47,19 +46,9 @@ struct redis_shards {
 };
 
 // ---- is it the right server? ----------------------------------------------------------------------------------------
-static void shard_refuse(struct shard *shard, const char *format, ...) PRINTF_LIKE(2, 3);
-static void shard_refuse(struct shard *shard, const char *format, ...) {
-    char why[WHY_SIZE];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why, sizeof why, format, args);
-    va_end(args);
-    redis_link_drop(shard->link, why);
-}
-
 static void shard_ask(struct shard *shard, const struct redis_arg *args, size_t n, redis_reply_fn fn) {
     if (redis_link_send(shard->link, args, n, fn, shard) != 0)
-        shard_refuse(shard, "out of memory for Redis");
+        redis_link_drop(shard->link, "out of memory for Redis");
 }
 
 static void shard_up(struct shard *shard) {
@@ -69,8 +58,8 @@ static void shard_up(struct shard *shard) {
 }
 
 static void unexpected(struct shard *shard, const redisReply *reply, const char *command) {
-    shard_refuse(shard, "Redis at %s answers %s with %.200s", shard->address, command,
-                 reply->type == REDIS_REPLY_ERROR ? reply->str : "something else");
+    redis_link_drop(shard->link, "Redis at %s answers %s with %.200s", shard->address, command,
+                    reply->type == REDIS_REPLY_ERROR ? reply->str : "something else");
 }
 
 static void on_role(void *arg, const redisReply *reply) {
@@ -80,7 +69,7 @@ static void on_role(void *arg, const redisReply *reply) {
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements < 1)
         unexpected(shard, reply, "ROLE");
     else if (!reply_is_text(reply->element[0], "master"))
-        shard_refuse(shard, "Redis at %s is not the primary, though the Sentinels say so", shard->address);
+        redis_link_drop(shard->link, "Redis at %s is not the primary, though the Sentinels say so", shard->address);
     else
         shard_up(shard);
 }
@@ -136,8 +125,8 @@ static void on_foreign(void *arg, const redisReply *reply) {
     if (!reply_is_array(reply, 1))
         unexpected(shard, reply, "HMGET");
     else if (reply->element[0]->type != REDIS_REPLY_NIL)
-        shard_refuse(shard, "Redis at %s holds partitions that lie elsewhere by [redis] address: the list was changed; "
-                     "it cannot be once consent is stored", shard->address);
+        redis_link_drop(shard->link, "Redis at %s holds partitions that lie elsewhere by [redis] address: the list was changed; "
+                        "it cannot be once consent is stored", shard->address);
     else if (--shard->n_foreign == 0)
         place_take(shard);
 }
@@ -160,7 +149,7 @@ static void foreign_ask(struct shard *shard) {
         if (shards->owners[partition] == shard->index)
             continue;
         if (redis_link_send(link, args, ARRAY_LEN(args), on_foreign, shard) != 0) {
-            shard_refuse(shard, "out of memory for Redis");
+            redis_link_drop(shard->link, "out of memory for Redis");
             return;
         }
     }
@@ -183,9 +172,9 @@ static void on_place(void *arg, const redisReply *reply) {
     else if (reply_is_text(reply->element[0], shard->place))
         place_known(shard);
     else
-        shard_refuse(shard, "Redis at %s is number %.20s of [redis] address by what was written into it, and %s by the "
-                     "list now: the list cannot be changed once consent is stored", shard->address,
-                     reply->element[0]->type == REDIS_REPLY_STRING ? reply->element[0]->str : "?", shard->place);
+        redis_link_drop(shard->link, "Redis at %s is number %.20s of [redis] address by what was written into it, and %s by the "
+                        "list now: the list cannot be changed once consent is stored", shard->address,
+                        reply->element[0]->type == REDIS_REPLY_STRING ? reply->element[0]->str : "?", shard->place);
 }
 
 static void place_ask(struct shard *shard) {
@@ -258,11 +247,9 @@ static void on_primary(void *arg, const redisReply *reply) {
     if (!reply_is_array(reply, 2) || reply->element[0]->type != REDIS_REPLY_STRING ||
         reply->element[1]->type != REDIS_REPLY_STRING ||
         !address_print(address, reply->element[0]->str, reply->element[1]->str)) {
-        char why[WHY_SIZE];
-        snprintf(why, sizeof why, "the Sentinel at %s does not know the primary \"%.100s\"%s%.150s",
-                 redis_link_host(shards->scout), shards->master, reply->type == REDIS_REPLY_ERROR ? ": " : "",
-                 reply->type == REDIS_REPLY_ERROR ? reply->str : "");
-        redis_link_drop(shards->scout, why);
+        redis_link_drop(shards->scout, "the Sentinel at %s does not know the primary \"%.100s\"%s%.150s",
+                        redis_link_host(shards->scout), shards->master, reply->type == REDIS_REPLY_ERROR ? ": " : "",
+                        reply->type == REDIS_REPLY_ERROR ? reply->str : "");
         return;
     }
     redis_link_settled(shards->scout);
@@ -357,7 +344,7 @@ static void layout_use(struct redis_shards *shards, const uint8_t *owners) {
         if (shard->link != NULL && !used[i])
             shard_free(shard, "the node holds no partition any more");
         else if (shard->up && moved[i])
-            shard_refuse(shard, "partitions of the Redis Cluster moved");
+            redis_link_drop(shard->link, "partitions of the Redis Cluster moved");
     }
 }
 
@@ -368,10 +355,8 @@ static void on_layout(void *arg, const redisReply *reply) {
         return;
     uint8_t *owners = malloc(shards->partitions);
     if (owners == NULL || !layout_read(shards, reply, owners)) {
-        char why[WHY_SIZE];
-        snprintf(why, sizeof why, "Redis does not tell the layout of its cluster: %.200s",
-                 reply->type == REDIS_REPLY_ERROR ? reply->str : "it answers with something else");
-        redis_link_drop(shards->scout, why);
+        redis_link_drop(shards->scout, "Redis does not tell the layout of its cluster: %.200s",
+                        reply->type == REDIS_REPLY_ERROR ? reply->str : "it answers with something else");
     } else {
         redis_link_settled(shards->scout);
         layout_use(shards, owners);
