@@ -16,7 +16,6 @@
 #define CLUSTER_BLOCK_MS 20
 #define ENTRIES_A_READ 4096u // of all partitions together
 #define ENTRIES_A_STREAM_MIN 8u
-#define STREAM_KEY_SIZE 40
 
 enum step { STEP_IDLE, STEP_CHECK, STEP_READ };
 
@@ -63,11 +62,6 @@ static void reader_turn(struct reader *reader);
 static bool reader_has(const struct reader *reader, uint32_t partition) {
     return reader->stream->followed[partition].on &&
            redis_shards_of(reader->stream->shards, partition) == reader->shard;
-}
-
-static void stream_key(char key[STREAM_KEY_SIZE], uint32_t partition, const char *name) {
-    int length = snprintf(key, STREAM_KEY_SIZE, "ov:{%" PRIu32 "}:%s", partition, name);
-    CHECK(length > 0 && length < STREAM_KEY_SIZE);
 }
 
 // An answer is in: false where it needs no look, because the connection ended or ends with it.
@@ -131,8 +125,8 @@ static void check_begin(struct reader *reader) {
         if (reader_has(reader, i))
             reader->asked[reader->n_asked++] = i;
     for (size_t i = 0; i < reader->n_asked; i++) {
-        char key[STREAM_KEY_SIZE];
-        stream_key(key, reader->asked[i], "meta");
+        char key[CONSENT_KEY_SIZE];
+        consent_key(key, reader->asked[i], "meta");
         const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key), redis_text("mode"), redis_text("epoch"),
                                          redis_text("hash")};
         if (redis_link_send(reader->link, args, ARRAY_LEN(args), on_stamp, reader) != 0) {
@@ -184,13 +178,9 @@ static size_t entries_a_stream(const struct consent_stream *stream) {
 // One stream's entries; false where the answer is not one.
 static bool entries_take(struct consent_stream *stream, const redisReply *reply) {
     uint32_t partition;
-    int used = 0;
-    if (!reply_is_array(reply, 2) || reply->element[0]->type != REDIS_REPLY_STRING ||
-        sscanf(reply->element[0]->str, "ov:{%" SCNu32 "}:changes%n", &partition, &used) != 1 ||
-        (size_t)used != reply->element[0]->len || partition >= stream->partitions ||
-        reply->element[1]->type != REDIS_REPLY_ARRAY)
+    const redisReply *entries = consent_entries_of(reply, stream->partitions, &partition);
+    if (entries == NULL)
         return false;
-    const redisReply *entries = reply->element[1];
     struct followed *followed = &stream->followed[partition];
     followed->more = entries->elements >= entries_a_stream(stream);
     for (size_t i = 0; followed->reading && i < entries->elements; i++)
@@ -243,7 +233,7 @@ static void on_entries(void *arg, const redisReply *reply) {
 // nothing new, 0: not at all.
 static void read_send(struct reader *reader, uint32_t first, uint32_t last, size_t n_streams, uint64_t block_ms) {
     struct text {
-        char key[STREAM_KEY_SIZE];
+        char key[CONSENT_KEY_SIZE];
         char id[32];
     } *texts = calloc(n_streams, sizeof *texts);
     struct redis_arg *args = calloc(6 + 2 * n_streams, sizeof *args);
@@ -262,7 +252,7 @@ static void read_send(struct reader *reader, uint32_t first, uint32_t last, size
     for (uint32_t i = first; i < last; i++) {
         if (!reader_reads(reader, i))
             continue;
-        stream_key(texts[at].key, i, "changes");
+        consent_key(texts[at].key, i, "changes");
         snprintf(texts[at].id, sizeof texts[at].id, "%" PRIu64 "-0", reader->stream->followed[i].at);
         args[n + at] = redis_text(texts[at].key);
         args[n + n_streams + at] = redis_text(texts[at].id);

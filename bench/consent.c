@@ -232,7 +232,7 @@ static void confirm(const struct config *config, uint64_t changes) {
     const uint32_t tenant = 4000000;
     uint32_t partition = partition_of(tenant, (uint32_t)config->kafka_partitions);
     char key[CONSENT_KEY_SIZE], id[40];
-    snprintf(key, sizeof key, "ov:{%" PRIu32 "}:applied", partition);
+    consent_key(key, partition, "applied");
     for (uint64_t i = 0; i < changes; i++) {
         uint64_t pseudonym = mix(i ^ changes << 32); // one that no other run used
         usleep((useconds_t)(mix(i) % 10000));

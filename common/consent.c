@@ -174,6 +174,11 @@ bool consent_joined(const char *joined, uint64_t epoch) {
     return false;
 }
 
+void consent_key(char key[CONSENT_KEY_SIZE], uint32_t partition, const char *name) {
+    int len = snprintf(key, CONSENT_KEY_SIZE, "ov:{%" PRIu32 "}:%s", partition, name);
+    CHECK(len > 0 && len < CONSENT_KEY_SIZE);
+}
+
 size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32_t tenant, unsigned bits,
                           uint64_t pseudonym) {
     CHECK(bits <= CONSENT_BITS_MAX);

@@ -70,6 +70,8 @@ size_t consent_record_encode(const struct consent_record *record, uint8_t out[CO
 // its second. Anything else in the text ends the list.
 bool consent_joined(const char *joined, uint64_t epoch);
 #define CONSENT_KEY_SIZE 80
+// The key of that name: "meta", "bits", "changes" …
+void consent_key(char key[CONSENT_KEY_SIZE], uint32_t partition, const char *name);
 #define CONSENT_BITS_DEFAULT 8
 #define CONSENT_BITS_MAX 28
 size_t consent_bucket_key(char key[CONSENT_KEY_SIZE], uint32_t partition, uint32_t tenant, unsigned bits,

@@ -142,7 +142,7 @@ done:
 void consent_change_begin(struct consent_job *job) {
     char meta[CONSENT_KEY_SIZE];
     CHECK(job->kind == JOB_APPLY || job->kind == JOB_SIZE || job->kind == JOB_CALL);
-    snprintf(meta, sizeof meta, "ov:{%" PRIu32 "}:meta", job->partition);
+    consent_key(meta, job->partition, "meta");
     if (job->kind == JOB_SIZE)
         send_size_hint(job, meta);
     else if (job->kind == JOB_CALL)

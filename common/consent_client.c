@@ -285,7 +285,7 @@ static bool server_stir(struct server *server) {
         char key[CONSENT_KEY_SIZE], hex[2 * STIRRED_BYTES + 1];
         if (redis_shards_of(client->shards, i) != (unsigned)(server - client->servers))
             continue;
-        snprintf(key, sizeof key, "ov:{%" PRIu32 "}:meta", i);
+        consent_key(key, i, "meta");
         bytes_random(bytes, sizeof bytes);
         hex_encode(bytes, sizeof bytes, hex);
         const struct redis_arg args[] = {redis_text("FCALL"), redis_text("openveil_stir"), redis_text("1"),

@@ -14,6 +14,16 @@ static const char *const words[ENTRY_KINDS] = {[ENTRY_ERASED] = "erased", [ENTRY
 static const char *const late_words[CONSENT_STATES] = {"",          "late-informed",  "late-granted",
                                                        "late-refused", "late-withdrawn", "late-objected"};
 
+const redisReply *consent_entries_of(const redisReply *stream, uint32_t partitions, uint32_t *partition) {
+    int used = 0;
+    if (!reply_is_array(stream, 2) || stream->element[0]->type != REDIS_REPLY_STRING ||
+        sscanf(stream->element[0]->str, "ov:{%" SCNu32 "}:changes%n", partition, &used) != 1 ||
+        (size_t)used != stream->element[0]->len || *partition >= partitions ||
+        stream->element[1]->type != REDIS_REPLY_ARRAY)
+        return NULL;
+    return stream->element[1];
+}
+
 const char *consent_entry_word(const struct consent_entry *entry) {
     CHECK(entry->kind < ENTRY_KINDS && entry->state < CONSENT_STATES);
     if (entry->kind == ENTRY_STATE)

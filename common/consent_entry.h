@@ -43,6 +43,8 @@ struct consent_entry {
 // An entry of XRANGE or XREAD: [id, fields]. ERR_CORRUPT for what the library does not write.
 struct redisReply;
 int consent_entry_read(const struct redisReply *reply, struct consent_entry *entry) MUST_CHECK;
+// A stream of XREAD's answer, ov:{p}:changes of a partition below `partitions`: the array of its entries, or NULL.
+const struct redisReply *consent_entries_of(const struct redisReply *stream, uint32_t partitions, uint32_t *partition);
 // The word of the stream's field `s`: "withdrawn", "late-withdrawn", "erased"…; valid for ever.
 const char *consent_entry_word(const struct consent_entry *entry);
 // Sets kind and state; ERR_CORRUPT.

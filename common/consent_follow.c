@@ -162,8 +162,8 @@ static bool check_send(struct cycle *cycle) {
     while (cycle->sent < 2 * cycle->n_mine && cycle->sent - cycle->answered < COMMANDS_IN_FLIGHT) {
         char key[CONSENT_KEY_SIZE], changes[CONSENT_KEY_SIZE], id[32];
         uint32_t partition = cycle->mine[cycle->sent / 2];
-        snprintf(key, sizeof key, "ov:{%" PRIu32 "}:meta", partition);
-        snprintf(changes, sizeof changes, "ov:{%" PRIu32 "}:changes", partition);
+        consent_key(key, partition, "meta");
+        consent_key(changes, partition, "changes");
         snprintf(id, sizeof id, "%" PRIu64 "-0", cycle->follow->told[partition].epoch);
         const struct redis_arg meta[] = {redis_text("HMGET"), redis_text(key),    redis_text("mode"),
                                          redis_text("epoch"), redis_text("hash"), redis_text("version")};
@@ -235,7 +235,7 @@ static void list_send(struct cycle *cycle) {
     char key[CONSENT_KEY_SIZE];
     if (cycle->sent == cycle->n_mine || cycle->sent > cycle->answered)
         return;
-    snprintf(key, sizeof key, "ov:{%" PRIu32 "}:bits", cycle->mine[cycle->sent++]);
+    consent_key(key, cycle->mine[cycle->sent++], "bits");
     const struct redis_arg args[] = {redis_text("HGETALL"), redis_text(key)};
     (void)cycle_send(cycle, args, ARRAY_LEN(args), on_list);
 }
@@ -324,13 +324,8 @@ static size_t entries_a_stream(const struct cycle *cycle) {
 // The entries of one stream; false where a scan is due.
 static bool stream_read(struct cycle *cycle, const redisReply *stream) {
     uint32_t partition;
-    int used = 0;
-    if (!reply_is_array(stream, 2) || stream->element[0]->type != REDIS_REPLY_STRING ||
-        sscanf(stream->element[0]->str, "ov:{%" SCNu32 "}:changes%n", &partition, &used) != 1 ||
-        (size_t)used != stream->element[0]->len || partition >= cycle->follow->partitions)
-        return false;
-    const redisReply *entries = stream->element[1];
-    bool good = entries->type == REDIS_REPLY_ARRAY;
+    const redisReply *entries = consent_entries_of(stream, cycle->follow->partitions, &partition);
+    bool good = entries != NULL;
     for (size_t i = 0; good && i < entries->elements; i++)
         good = entry_read(cycle, &cycle->follow->told[partition], entries->element[i]);
     cycle->more |= good && entries->elements >= entries_a_stream(cycle);
@@ -405,7 +400,7 @@ static bool read_send(struct cycle *cycle, const uint32_t *partitions, size_t n_
             args[n++] = redis_text(words[i]);
     }
     for (size_t i = 0; i < n_partitions; i++, n++) {
-        snprintf(texts[i].key, sizeof texts[i].key, "ov:{%" PRIu32 "}:changes", partitions[i]);
+        consent_key(texts[i].key, partitions[i], "changes");
         snprintf(texts[i].id, sizeof texts[i].id, "%" PRIu64 "-0", cycle->follow->told[partitions[i]].epoch);
         args[n] = redis_text(texts[i].key);
         args[n + n_partitions] = redis_text(texts[i].id);

@@ -226,7 +226,7 @@ static void send_link(struct consent_job *job) {
     char links[CONSENT_KEY_SIZE], field[32 + 2 * CONSENT_HASH_SIZE], hash[2 * CONSENT_HASH_SIZE + 1];
     job->doubt = false;
     hex_encode(job->from.hash, CONSENT_HASH_SIZE, hash);
-    snprintf(links, sizeof links, "ov:{%" PRIu32 "}:links", job->partition);
+    consent_key(links, job->partition, "links");
     snprintf(field, sizeof field, "%" PRIu64 ":%s", job->from.epoch, hash);
     const struct redis_arg args[] = {redis_text("HGET"), redis_text(links), redis_text(field)};
     job_send(job, args, ARRAY_LEN(args), on_link);
@@ -259,9 +259,9 @@ static void on_check(void *arg, const redisReply *reply) {
 
 static void send_checks(struct consent_job *job) {
     char meta[CONSENT_KEY_SIZE], bits[CONSENT_KEY_SIZE], changes[CONSENT_KEY_SIZE], id[32];
-    snprintf(meta, sizeof meta, "ov:{%" PRIu32 "}:meta", job->partition);
-    snprintf(bits, sizeof bits, "ov:{%" PRIu32 "}:bits", job->partition);
-    snprintf(changes, sizeof changes, "ov:{%" PRIu32 "}:changes", job->partition);
+    consent_key(meta, job->partition, "meta");
+    consent_key(bits, job->partition, "bits");
+    consent_key(changes, job->partition, "changes");
     snprintf(id, sizeof id, "%" PRIu64 "-0", job->from.epoch);
     job->n_answers = 0;
     const struct redis_arg read_meta_args[] = {redis_text("HMGET"),   redis_text(meta),   redis_text("mode"),
@@ -284,7 +284,7 @@ static void send_checks(struct consent_job *job) {
     }
     if (job->step == STEP_OPENING && (job->n_layouts > 0 || job->each_notice != NULL)) {
         char notices[CONSENT_KEY_SIZE];
-        snprintf(notices, sizeof notices, "ov:{%" PRIu32 "}:notices", job->partition);
+        consent_key(notices, job->partition, "notices");
         const struct redis_arg args[] = {redis_text("HGETALL"), redis_text(notices)};
         job_send(job, args, ARRAY_LEN(args), on_check);
     }

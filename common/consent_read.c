@@ -86,7 +86,7 @@ void consent_read_begin(struct consent_job *job) {
                                        [READ_TENANTS] = "bits"};
     char key[CONSENT_KEY_SIZE], from[32], count[24];
     CHECK(job->kind == JOB_READ && job->read < ARRAY_LEN(keys));
-    snprintf(key, sizeof key, "ov:{%" PRIu32 "}:%s", job->partition, keys[job->read]);
+    consent_key(key, job->partition, keys[job->read]);
     if (job->read == READ_STAMP) {
         const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key), redis_text("epoch"), redis_text("hash"),
                                          redis_text("joining")};

@@ -72,7 +72,7 @@ void consent_tell(struct consent_tell *tell, struct redis_link *link, uint32_t p
     if (epoch <= told->epoch || now_ms < tell->quiet_until_ms || (told->epoch != 0 && now_ms < told->at_ms + CONSENT_TELL_MS))
         return;
     char key[CONSENT_KEY_SIZE], today[12], number[24];
-    snprintf(key, sizeof key, "ov:{%" PRIu32 "}:meta", partition);
+    consent_key(key, partition, "meta");
     snprintf(today, sizeof today, "%" PRIu32, clock_today(&tell->clock));
     snprintf(number, sizeof number, "%" PRIu64, epoch);
     const struct redis_arg args[] = {redis_text("FCALL"),    redis_text("openveil_applied"), redis_text("1"),

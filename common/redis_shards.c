@@ -1,6 +1,7 @@
 #include "common/redis_shards.h"
 
 #include "common/check.h"
+#include "common/consent.h"
 #include "common/redis_reply.h"
 
 #include <inttypes.h>
@@ -143,8 +144,8 @@ static void foreign_ask(struct shard *shard) {
     }
     struct redis_link *link = shard->link;
     for (uint32_t partition = 0; partition < shards->partitions; partition++) {
-        char key[32];
-        snprintf(key, sizeof key, "ov:{%" PRIu32 "}:meta", partition);
+        char key[CONSENT_KEY_SIZE];
+        consent_key(key, partition, "meta");
         const struct redis_arg args[] = {redis_text("HMGET"), redis_text(key), redis_text("epoch")};
         if (shards->owners[partition] == shard->index)
             continue;
