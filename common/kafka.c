@@ -213,7 +213,7 @@ static int admin_error(const struct topic_plan *plan, rd_kafka_resp_err_t code, 
     }
 }
 
-// Runs one Admin request and waits for its event. NULL: no memory or no answer.
+// One Admin request.
 struct admin_call {
     rd_kafka_queue_t *queue;
     rd_kafka_AdminOptions_t *options;
@@ -230,8 +230,15 @@ static int admin_begin(struct admin_call *call, rd_kafka_t *rk, rd_kafka_admin_o
     return 0;
 }
 
-static rd_kafka_event_t *admin_wait(struct admin_call *call, int timeout_ms) {
-    return rd_kafka_queue_poll(call->queue, timeout_ms + 1000);
+// `event` is the caller's to destroy, also where it holds an error; NULL where none came.
+static int admin_wait(struct admin_call *call, const struct topic_plan *plan, int timeout_ms, rd_kafka_event_t **event,
+                      struct err *err) {
+    *event = rd_kafka_queue_poll(call->queue, timeout_ms + 1000);
+    if (*event == NULL)
+        return admin_error(plan, RD_KAFKA_RESP_ERR__TIMED_OUT, "no answer", err);
+    if (rd_kafka_event_error(*event) != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return admin_error(plan, rd_kafka_event_error(*event), rd_kafka_event_error_string(*event), err);
+    return 0;
 }
 
 static void admin_end(struct admin_call *call) {
@@ -259,12 +266,9 @@ static int topic_create(rd_kafka_t *rk, const struct config *config, const struc
     for (size_t i = 0; i < plan->n_settings; i++)
         rd_kafka_NewTopic_set_config(topic, plan->settings[i].name, plan->settings[i].value);
     rd_kafka_CreateTopics(rk, &topic, 1, call.options, call.queue);
-    event = admin_wait(&call, timeout_ms);
-    if (event == NULL || rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        rc = admin_error(plan, event == NULL ? RD_KAFKA_RESP_ERR__TIMED_OUT : rd_kafka_event_error(event),
-                         event == NULL ? "no answer" : rd_kafka_event_error_string(event), err);
+    rc = admin_wait(&call, plan, timeout_ms, &event, err);
+    if (rc != 0)
         goto done;
-    }
     size_t n;
     const rd_kafka_topic_result_t **results =
         rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
@@ -358,12 +362,9 @@ static int topic_describe(rd_kafka_t *rk, const struct topic_plan *plan, int tim
     if (rc != 0)
         goto done;
     rd_kafka_DescribeConfigs(rk, &resource, 1, call.options, call.queue);
-    event = admin_wait(&call, timeout_ms);
-    if (event == NULL || rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        rc = admin_error(plan, event == NULL ? RD_KAFKA_RESP_ERR__TIMED_OUT : rd_kafka_event_error(event),
-                         event == NULL ? "no answer" : rd_kafka_event_error_string(event), err);
+    rc = admin_wait(&call, plan, timeout_ms, &event, err);
+    if (rc != 0)
         goto done;
-    }
     size_t n;
     const rd_kafka_ConfigResource_t **results =
         rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event), &n);
