@@ -540,24 +540,35 @@ local function copy_bucket(part, tenant, bucket, bits, new_bits, kind)
     return #fields / 2
 end
 
+-- What both ways to cut buckets anew share: partition, bits and new bits, or nil and the answer.
+local function open_rebucket(keys, args)
+    local part, bits = open_tenant(keys, args, 4)
+    if not part then
+        return nil, bits
+    end
+    local new_bits = integer(args[4], 0, BITS_MAX)
+    if not new_bits or 2 ^ new_bits > ERASED_BUCKETS_MAX then
+        return nil, 'invalid: the bits are not a number from 0 to 20'
+    elseif not bits then
+        return nil, 'refused: the tenant has no contact'
+    elseif 2 ^ bits > ERASED_BUCKETS_MAX then
+        return nil, 'refused: the tenant has more buckets than one call may move'
+    end
+    return part, bits, new_bits
+end
+
 -- FCALL openveil_rebucket 1 ov:{PARTITION}:meta MODE TODAY TENANT BITS
 -- Cuts the tenant's buckets by another number of bits, in one step; the receipt, or a string that says why not.
 local function openveil_rebucket(keys, args)
-    local part, bits = open_tenant(keys, args, 4)
+    local part, bits, new_bits = open_rebucket(keys, args)
     if not part then
         return bits
     end
-    local tenant, new_bits = args[3], integer(args[4], 0, BITS_MAX)
-    if not new_bits or 2 ^ new_bits > ERASED_BUCKETS_MAX then
-        return 'invalid: the bits are not a number from 0 to 20'
-    elseif not bits then
-        return 'refused: the tenant has no contact'
-    elseif move_of(part, tenant) then
+    local tenant = args[3]
+    if move_of(part, tenant) then
         return 'refused: a longer move is under way'
     elseif bits == new_bits then
         return part.epoch
-    elseif 2 ^ bits > ERASED_BUCKETS_MAX then
-        return 'refused: the tenant has more buckets than one call may move'
     end
     local contacts = 0
     for bucket = 0, 2 ^ bits - 1 do
@@ -614,23 +625,16 @@ end
 -- every change goes into both, and with the last ones puts the copy in place. 0 while there is more to do, then the
 -- receipt; or a string that says why not. Calls for one tenant go on with the move that is under way.
 local function openveil_rebucket_step(keys, args)
-    local part, bits = open_tenant(keys, args, 4)
+    local part, bits, new_bits = open_rebucket(keys, args)
     if not part then
         return bits
     end
-    local tenant, new_bits = args[3], integer(args[4], 0, BITS_MAX)
-    if not new_bits or 2 ^ new_bits > ERASED_BUCKETS_MAX then
-        return 'invalid: the bits are not a number from 0 to 20'
-    elseif not bits then
-        return 'refused: the tenant has no contact'
-    end
+    local tenant = args[3]
     local move = move_of(part, tenant)
     if move and move.bits ~= new_bits then
         return 'refused: a move to ' .. decimal(move.bits) .. ' bits is under way; end it first'
     elseif not move and bits == new_bits then
         return part.epoch
-    elseif 2 ^ bits > ERASED_BUCKETS_MAX then
-        return 'refused: the tenant has more buckets than one call may move'
     elseif not move and too_few_bits(part, tenant, bits, new_bits) then
         return 'refused: more than 64 contacts a bucket: too few bits for so many contacts'
     end
