@@ -298,33 +298,29 @@ void blocks_begin(struct partition *partition, const struct message_head *head, 
     struct engine *engine = partition->engine;
     struct message_head next = *head;
     struct block *block = calloc(1, sizeof *block);
-    int rc = block == NULL ? ERR_NOMEM : 0;
-    if (block != NULL) {
-        block->task.ops = &block_ops;
-        block->today = engine_today(engine);
+    if (block == NULL) {
+        engine_fail(engine, "no memory for a block");
+        return;
     }
-    while (rc == 0) {
-        const struct queued *queued = &partition->queue[partition->queue_first];
-        rc = block_add(block, engine->codec, &next, body, body_len, queued->position);
-        if (rc == ERR_CORRUPT && block->n_parts == 0)
-            message_set_aside(partition, queued->position, queued->data, queued->len, "its events are damaged");
-        if (rc == 0 || (rc == ERR_CORRUPT && block->n_parts == 0))
+    block->task.ops = &block_ops;
+    block->today = engine_today(engine);
+    int rc;
+    do {
+        rc = block_add(block, engine->codec, &next, body, body_len, queue_first(partition)->position);
+        if (rc == 0)
             message_drop(partition);
-        if (rc != 0 || block->n_events >= GATHERED_EVENTS_MAX ||
-            !message_is_block(partition, block->today, &next, &body, &body_len))
-            break;
-    }
-    if (rc == ERR_CORRUPT) // where it is not the first, it is taken as such in the next turn
-        rc = 0;
-    if (rc == 0 && block->n_parts == 0) {
+    } while (rc == 0 && block->n_events < GATHERED_EVENTS_MAX &&
+             message_is_block(partition, block->today, &next, &body, &body_len));
+    if (rc == ERR_CORRUPT && block->n_parts == 0) {
+        const struct queued *queued = queue_first(partition);
+        message_set_aside(partition, queued->position, queued->data, queued->len, "its events are damaged");
+        message_drop(partition);
         block_free(&block->task);
         return;
     }
-    if (rc == 0)
-        rc = block_prepare(block);
-    if (rc != 0) {
-        if (block != NULL)
-            block_free(&block->task);
+    // A damaged one behind others is set aside in the next turn, as the first.
+    if (rc == ERR_NOMEM || block_prepare(block) != 0) {
+        block_free(&block->task);
         engine_fail(engine, "no memory for a block");
         return;
     }

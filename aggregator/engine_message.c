@@ -225,18 +225,20 @@ void message_drop(struct partition *partition) {
 
 bool message_is_block(struct partition *partition, uint32_t today, struct message_head *head, const uint8_t **body,
                       size_t *body_len) {
-    const struct queued *queued = &partition->queue[partition->queue_first];
-    return partition->queue_count > 0 && message_decode_head(queued->data, queued->len, head, body, body_len) == 0 &&
-           head->kind == MESSAGE_BLOCK && message_misfit(partition, head) == NULL &&
-           head->day <= today && !message_is_seen(partition, head);
+    if (partition->queue_count == 0)
+        return false;
+    const struct queued *queued = queue_first(partition);
+    return message_decode_head(queued->data, queued->len, head, body, body_len) == 0 &&
+           head->kind == MESSAGE_BLOCK && message_misfit(partition, head) == NULL && head->day <= today &&
+           !message_is_seen(partition, head);
 }
 
 bool message_take(struct partition *partition) {
-    const struct queued *queued = &partition->queue[partition->queue_first];
+    const struct queued *queued = queue_first(partition);
     struct message_head head;
     const uint8_t *body;
     size_t body_len;
-    CHECK(partition->queue_count > 0 && partition->task == NULL);
+    CHECK(partition->task == NULL);
     const char *misfit = NULL;
     if (message_decode_head(queued->data, queued->len, &head, &body, &body_len) != 0)
         misfit = "it is damaged";

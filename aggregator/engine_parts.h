@@ -167,7 +167,11 @@ bool message_take(struct partition *partition); // the queue's first; false: not
 // Whether the queue's first is a block, new, and of no later day than `today`.
 bool message_is_block(struct partition *partition, uint32_t today, struct message_head *head, const uint8_t **body,
                       size_t *body_len);
-void message_drop(struct partition *partition); // from the queue
+void message_drop(struct partition *partition); // the queue's first
+static inline const struct queued *queue_first(const struct partition *partition) {
+    CHECK(partition->queue_count > 0);
+    return &partition->queue[partition->queue_first];
+}
 bool message_is_seen(struct partition *partition, const struct message_head *head);
 void message_done(struct partition *partition, const struct message_head *head, int64_t position);
 // A block, and those that stand behind it in the queue as long as they are few events in all: asked for and decided as
